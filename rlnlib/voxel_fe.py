@@ -16,6 +16,9 @@ from rlnlib.solvers import Solution, StoppingRule
 #: Voxels solved together. CPU: the two work arrays, 24 values a voxel each, stay near the caches. GPU: fills it.
 _CHUNK_VOXELS = {"cpu": 2**17, "cuda": 2**23}
 
+#: Largest ratio of moduli for which the recurrences run in float32; at 1e5 its rounding stalls them.
+_FLOAT32_CONTRAST = 1e3
+
 
 def solve_strain(
     stiff,
@@ -48,15 +51,17 @@ def solve_strain(
     strain = _checks.mandel_vector("macroscopic_strain", macroscopic_strain, batch=len(labels))
     stopping = StoppingRule(rtol, atol, max_iterations)
     operator = green.GreenOperator(
-        labels.shape[1:], discretization, *_reference_medium(phases), dtype=_checks.floating(dtype), device=device
+        labels.shape[1:], discretization, *_reference_medium(phases), dtype=torch.float64, device=device
     )
+    _checks.floating(dtype)
     voxels = labels[0].numel()
     chunk = max(1, _CHUNK_VOXELS.get(device.type, _CHUNK_VOXELS["cpu"]) // voxels)
     parts = []
     with tqdm(total=len(labels), unit="cell", disable=not progress) as bar:
         for first in range(0, len(labels), chunk):
             cells = slice(first, first + chunk)
-            parts.append(_solve_chunk(labels[cells].to(device), phases, strain[cells].to(device), operator, stopping))
+            part = _solve_chunk(labels[cells].to(device), phases, strain[cells].to(device), operator, stopping)
+            parts.append(part.to(dtype))
             bar.update(len(parts[-1].converged))
     solution = solvers.concatenate(parts)
     solvers.warn_of_failures(solution, stopping)
@@ -111,10 +116,9 @@ class VoxelProblem:
         if self.operator.discretization == "continuous":
             strain = self.operator.gradient(u)[:, 0]
             return self.operator.divergence(self.stress(strain)[:, None])
-        corners = green.gather(u)
-        force = green.scatter(self._matrices[0] @ corners, u.shape[2:], self.moduli[:, None, 0])
-        for matrix, modulus in zip(self._matrices[1:], self.moduli[:, None].unbind(2)[1:], strict=True):
-            force += green.scatter(matrix @ corners, u.shape[2:], modulus)
+        force = 0
+        for matrix, modulus in zip(self._matrices, self.moduli[:, None].unbind(2), strict=True):
+            force = green.to_corners(green.from_corners(matrix, u), modulus) + force
         return force
 
     def precondition(self, residual: torch.Tensor) -> torch.Tensor:
@@ -130,12 +134,21 @@ class VoxelProblem:
         part.moduli, part.rhs = self.moduli[keep], self.rhs[keep]
         return part
 
+    def to(self, dtype: torch.dtype) -> VoxelProblem:
+        """The same in another precision."""
+        other = object.__new__(VoxelProblem)
+        other.__dict__.update(self.__dict__)
+        other.operator, other.moduli, other.rhs = self.operator.to(dtype), self.moduli.to(dtype), self.rhs.to(dtype)
+        if self.operator.discretization != "continuous":
+            other._matrices = [matrix.to(dtype) for matrix in self._matrices]
+        return other
+
     def strain(self, u: torch.Tensor) -> torch.Tensor:
         """Voxel mean of the periodic part of the strain. Shape: (B, 3, N...) -> (B, 6, N...)."""
         if self.operator.discretization == "continuous":
             return self.operator.gradient(u)[:, 0]
         mean = green.element_gradient(self.operator.discretization).mean(0).flatten(1).to(u)
-        return (mean @ green.gather(u)).view(len(u), 6, *u.shape[2:])
+        return green.from_corners(mean, u)
 
     def stress(self, strain: torch.Tensor) -> torch.Tensor:
         """sigma = C epsilon (eq. 1). Shape: (B, 6, N...) -> (B, 6, N...)."""
@@ -154,8 +167,8 @@ class VoxelProblem:
                 force = force + self.operator.divergence((stress.view(-1, 6, 1, 1, 1) * modulus)[:, None])
             else:
                 mean = green.element_gradient(self.operator.discretization).mean(0).flatten(1).to(moduli)
-                corner_force = (stress @ mean)[:, :, None].expand(-1, -1, shape.numel()).contiguous()
-                force = force + green.scatter(corner_force, shape, modulus)
+                corner_forces = (stress @ mean).view(-1, 24, 1, 1, 1).expand(-1, -1, *shape)
+                force = force + green.to_corners(corner_forces, modulus)
         return force
 
 
@@ -171,7 +184,9 @@ def _reference_medium(phases) -> tuple[float, float]:
 
 def _solve_chunk(labels, phases, macroscopic_strain, operator, stopping) -> Solution:
     problem = VoxelProblem.from_labels(labels, phases, macroscopic_strain, operator)
-    u, statistics = solvers.conjugate_gradient(problem, stopping)
+    moduli = [young for young, _ in phases]
+    work_dtype = torch.float32 if max(moduli) <= _FLOAT32_CONTRAST * min(moduli) else torch.float64
+    u, statistics = solvers.conjugate_gradient(problem, stopping, work_dtype)
     strain = problem.strain(u) + macroscopic_strain.to(u)[:, :, None, None, None]
     stress = problem.stress(strain)
     return Solution(strain, stress, stress.mean((2, 3, 4)), **vars(statistics))
