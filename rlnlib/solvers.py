@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -19,6 +20,21 @@ from rlnlib import _checks
 #: Fall of the residual after which it is recomputed. In float32 the carried residual is wrong by some 1e-6 of the
 #: last recomputed one (measured at contrast 50), so 1e-4 leaves two digits to spare.
 REPLACE_AT = 1e-4
+
+
+def recurrence(proximals, reference: torch.Tensor, history: int = 0) -> Iterator[torch.Tensor]:
+    """The loop of Fig. 2a, y_i = y_R + f_i(y_{i-1}, y_{i-2}, ...; m) (eq. 22), from y_0 = y_R.
+
+    ``proximals`` are the f_i, one for each pass: functions of a list of ``1 + history`` iterates, newest first
+    (zeros before there are so many), that know the microstructure. Fixed-point and gradient schemes differ from
+    the learned ones only in f_i.
+
+    Shape: every field like ``reference``; yields y_1, y_2, ...
+    """
+    past = [reference] + [torch.zeros_like(reference)] * history
+    for proximal in proximals:
+        past = [reference + proximal(past), *past][: 1 + history]
+        yield past[0]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,95 @@
+"""f(m, y) -> y': the convolutional proximal operators of sections 3.2 and 3.3, on periodic cells.
+
+Each maps the phase-segmented strains (B, C, N1, N2, N3) to a perturbation field (B, 1, N1, N2, N3).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rlnlib import _checks
+
+
+class PeriodicConv3d(nn.Conv3d):
+    """3 x 3 x 3 convolution of a periodic field; translates exactly with its input."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, kernel_size=3)
+
+    def forward(self, field: torch.Tensor) -> torch.Tensor:
+        return super().forward(F.pad(field, (1,) * 6, mode="circular"))
+
+
+class VNet(nn.Module):
+    """The V-Net of Fig. 3 with the released networks' layers: 132,801 parameters.
+
+    Two convolutions at full resolution, ``blocks`` at half resolution, two at full resolution on what came up and
+    what was skipped, and a 1 x 1 x 1 reduction. ``blocks=3`` gives 160,513 parameters, the paper's "about 160,000".
+    PReLU has one slope a channel; the last 3 x 3 x 3 convolution has none.
+
+    Symmetries: for even sizes, exactly periodic: it commutes with shifts by an even number of voxels (the half
+    resolution has a parity). An odd axis is first padded circularly by 2 voxels below and 3 above, as the released
+    networks do with 31 -> 36, and then commutes with no shift.
+
+    Shape: (B, inputs, N1, N2, N3) -> (B, 1, N1, N2, N3).
+    """
+
+    def __init__(self, inputs: int = 6, width: int = 16, low_width: int = 32, blocks: int = 2):
+        super().__init__()
+        self.begin = nn.Sequential(
+            PeriodicConv3d(inputs, width), nn.PReLU(width), PeriodicConv3d(width, width), nn.PReLU(width)
+        )
+        self.down = nn.Sequential(nn.Conv3d(width, low_width, 2, stride=2), nn.PReLU(low_width))
+        self.low = nn.Sequential()
+        for _ in range(blocks):
+            self.low.append(PeriodicConv3d(low_width, low_width))
+            self.low.append(nn.PReLU(low_width))
+        self.up = nn.Sequential(nn.ConvTranspose3d(low_width, low_width, 2, stride=2), nn.PReLU(low_width))
+        self.end = nn.Sequential(
+            PeriodicConv3d(width + low_width, low_width),
+            nn.PReLU(low_width),
+            PeriodicConv3d(low_width, width),
+            nn.Conv3d(width, 1, 1),
+        )
+
+    def forward(self, field: torch.Tensor) -> torch.Tensor:
+        shape = field.shape[2:]
+        odd = [n % 2 for n in shape]
+        if any(odd):
+            field = F.pad(field, [width for o in reversed(odd) for width in (2 * o, 3 * o)], mode="circular")
+        skipped = self.begin(field)
+        field = self.end(torch.cat([self.up(self.low(self.down(skipped))), skipped], dim=1))
+        if any(odd):
+            slices = [slice(2 * o, 2 * o + n) for o, n in zip(odd, shape, strict=True)]
+            field = field[(slice(None), slice(None), *slices)]
+        return field
+
+
+class ThreeLayerNet(nn.Module):
+    """Three periodic convolutions, the plain sequence of section 3.3; commutes with every shift.
+
+    Shape: (B, inputs, N1, N2, N3) -> (B, 1, N1, N2, N3).
+    """
+
+    def __init__(self, inputs: int = 6, width: int = 32):
+        super().__init__()
+        self.layers = nn.Sequential(
+            PeriodicConv3d(inputs, width),
+            nn.PReLU(width),
+            PeriodicConv3d(width, width),
+            nn.PReLU(width),
+            PeriodicConv3d(width, 1),
+        )
+
+    def forward(self, field: torch.Tensor) -> torch.Tensor:
+        return self.layers(field)
+
+
+PROXIMALS = {"vnet": VNet, "three-layer": ThreeLayerNet}
+
+
+def make_proximal(name: str, inputs: int) -> nn.Module:
+    """A new proximal operator by name. Raises ValueError for an unknown one."""
+    return PROXIMALS[_checks.one_of("proximal", name, PROXIMALS)](inputs)
