@@ -1,0 +1,60 @@
+"""What the first cells of every notebook do: seed, find the device, say what the page was made with."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import torch
+from IPython.display import Markdown, display
+
+from rlnlib import _checks
+from rlnlib._version import __version__
+
+
+def start(seed: int = 0, device: str = "auto") -> torch.device:
+    """Seed Python, NumPy and torch, choose the device, and show the provenance line; returns the device.
+
+    ``device`` is "auto" (a GPU if there is one), "cpu" or "cuda".
+    Raises ValueError for a seed below 0, an unknown device, or "cuda" where there is none.
+    """
+    seed = _checks.positive_integer("seed", seed, least=0)
+    _checks.one_of("device", device, ("auto", "cpu", "cuda"))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError('device is "cuda", but torch finds no GPU here: use "auto" or "cpu".')
+    chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    display(Markdown(f"*{provenance(chosen)}, seed {seed}.*"))
+    return chosen
+
+
+def provenance(device: torch.device) -> str:
+    """Library version and commit, profile, device and torch version, in one line."""
+    made_with = [f"rlnlib {__version__}"]
+    if commit := current_commit():
+        made_with.append(f"commit {commit}")
+    if profile := os.environ.get("RLN_PROFILE"):
+        made_with.append(f"profile {profile}")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return ", ".join([*made_with, name, f"torch {torch.__version__}"])
+
+
+def current_commit() -> str | None:
+    """Short hash of the library's git checkout, with ``+`` if files differ from it; None outside of a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+
+    def git(*words):
+        return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, timeout=20).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short", "HEAD")
+        return commit + ("+" if commit and git("status", "--porcelain", "rlnlib") else "") or None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
