@@ -95,3 +95,29 @@ def slices(
         panel.spines[:].set_visible(False)
     figure.colorbar(drawn, ax=axes[0].tolist(), label=label, shrink=0.85)
     return figure
+
+
+def cubes(fields: Sequence, titles: Sequence[str], labels: Sequence[str], cmaps: Sequence[str | None]) -> Figure:
+    """Cells seen from a corner: each voxel of the three faces in view as a square, one colour scale for each field.
+
+    Shape: each field (N1, N2, N3); axis 0, the loading axis, points to the right.
+    """
+    figure = plt.figure(figsize=(3.7 * len(fields), 3.3))
+    for n, (field, title, label, cmap) in enumerate(zip(fields, titles, labels, cmaps, strict=True), start=1):
+        values = np.asarray(field.detach().cpu() if isinstance(field, torch.Tensor) else field, dtype=float)
+        panel = figure.add_subplot(1, len(fields), n, projection="3d")
+        norm = plt.Normalize(values.min(), values.max())
+        colours = plt.get_cmap(cmap or "cividis")
+        edges = [np.arange(size + 1) for size in values.shape]
+        for axis, face in ((0, values[-1]), (1, values[:, 0]), (2, values[:, :, -1])):
+            first, second = [edge for a, edge in enumerate(edges) if a != axis]
+            u, v = np.meshgrid(first, second, indexing="ij")
+            at = np.full_like(u, 0 if axis == 1 else values.shape[axis])
+            corners = [at if a == axis else (u, v)[a - (a > axis)] for a in range(3)]
+            panel.plot_surface(*corners, facecolors=colours(norm(face)), rstride=1, cstride=1, shade=False)
+        panel.set(title=title, xticks=[], yticks=[], zticks=[], xlabel="x (load)", ylabel="y", zlabel="z")
+        panel.set_box_aspect(values.shape)
+        panel.view_init(elev=28, azim=-55)
+        scale = plt.cm.ScalarMappable(norm, colours)
+        figure.colorbar(scale, ax=panel, label=label, shrink=0.6, pad=0.1)
+    return figure

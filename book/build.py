@@ -1,0 +1,294 @@
+"""Run the notebooks with papermill and render the book from the executed copies.
+
+    python book/build.py book --profile ci     run what is out of date, render, say where index.html is
+    python book/build.py run --profile laptop  run only; copies go to build/PROFILE/
+    python book/build.py store                 run at the ci profile and store the outputs in notebooks/
+    python book/build.py compare               run the stored notebooks again and compare the outputs (nbval)
+
+A copy is kept while its key holds: a hash of the notebook's source, its parameters, the library, the data and the
+pinned packages. Copies are written in full before they get their name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PROFILES = ROOT / "notebooks" / "profiles"
+BUILD = ROOT / "build"
+#: Seconds that one notebook may take by the clock. The ci profile aims at 30; the others may train for hours.
+LIMIT = {"ci": 300}
+#: Cells that `compare` must at least have compared, so that a suite that compares nothing fails.
+COMPARED_FLOOR = 20
+
+
+class Failure(Exception):
+    """Ends the command with one sentence."""
+
+
+def notebooks() -> list[Path]:
+    """The notebooks of the table of contents, in its order."""
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    files = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
+    found = [ROOT / f"{file}.ipynb" for file in files if file.startswith("notebooks/")]
+    if missing := [path.name for path in found if not path.exists()]:
+        raise Failure(f"_toc.yml lists notebooks that do not exist: {', '.join(missing)}.")
+    return found
+
+
+def declared(path: Path) -> dict:
+    """The parameters of a notebook as papermill reads them."""
+    return papermill.inspect_notebook(str(path))
+
+
+def parameters(path: Path, profile: str) -> dict:
+    """What a profile sets for a notebook; a name that no notebook declares is refused."""
+    file = PROFILES / f"{profile}.yml"
+    if not file.exists():
+        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yml")))
+        raise Failure(f"There is no profile {profile!r}; there are {known}.")
+    values = yaml.safe_load(file.read_text()) or {}
+    known = {name for notebook in notebooks() for name in declared(notebook)}
+    if unknown := sorted(set(values) - known):
+        raise Failure(f"{file.name} sets {', '.join(unknown)}, which no notebook has as a parameter.")
+    return {name: value for name, value in values.items() if name in declared(path)}
+
+
+def key(path: Path, values: dict) -> str:
+    """What an executed copy depends on; the notebook's outputs do not count."""
+    content = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    for cell in nbformat.read(path, as_version=4).cells:
+        content.update(f"{cell.cell_type}\0{cell.source}\0{cell.metadata.get('tags', [])}\0".encode())
+    data = [p for p in (ROOT / "data").rglob("*") if p.is_file() and "generated" not in p.parts]
+    for file in sorted([*(ROOT / "rlnlib").glob("*.py"), *data, ROOT / "constraints.txt"]):
+        content.update(str(file.relative_to(ROOT)).encode() + hashlib.sha256(file.read_bytes()).digest())
+    return content.hexdigest()
+
+
+def stamp_of(path: Path) -> dict:
+    """What :func:`run_one` recorded in a copy, or nothing if there is no complete copy."""
+    try:
+        return nbformat.read(path, as_version=4).metadata.get("rlnlib", {})
+    except (OSError, ValueError, nbformat.reader.NotJSONError):
+        return {}
+
+
+def run(profile: str) -> Path:
+    """Run the notebooks whose copies are out of date, two at a time; returns the folder of the copies."""
+    out = BUILD / profile
+    out.mkdir(parents=True, exist_ok=True)
+    wanted = [(path, parameters(path, profile)) for path in notebooks()]
+    stale = [(p, v) for p, v in wanted if stamp_of(out / p.name).get("key") != key(p, v)]
+    print(f"{len(wanted)} notebooks, {len(stale)} to run at the {profile} profile.", flush=True)
+    with ThreadPoolExecutor(2) as pool:
+        errors = [error for error in pool.map(lambda job: run_one(*job, profile, out), stale) if error]
+    if errors:
+        raise Failure("\n".join(errors))
+    cells = sum(stamp_of(out / p.name)["cells"] for p, _ in wanted)
+    print(f"{cells} cells executed in the {len(wanted)} copies.", flush=True)
+    return out
+
+
+def run_one(path: Path, values: dict, profile: str, out: Path) -> str | None:
+    """Run one notebook in a process of its own; returns None, or what went wrong."""
+    partial, settings = out / f"{path.stem}.partial.ipynb", out / f"{path.stem}.yml"
+    settings.write_text(yaml.safe_dump(values))
+    environment = {**os.environ, "RLN_PROFILE": profile}
+    if profile == "ci":  # two notebooks at a time on two cores
+        environment.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    command = [sys.executable, "-m", "papermill", str(path), str(partial), "-f", str(settings), "-k", "python3"]
+    command += ["--no-progress-bar", "--log-level", "ERROR", "--cwd", str(path.parent)]
+    started = time.monotonic()
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        output, _ = process.communicate(timeout=LIMIT.get(profile))
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return f"{path.name}: stopped after {LIMIT[profile]} s, the limit of the {profile} profile."
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    seconds = time.monotonic() - started
+    if process.returncode:
+        print(f"  {path.name}: FAILED after {seconds:.0f} s", flush=True)
+        return f"{path.name}: {error_of(partial) or output.strip()[-2000:]}"
+    stamped(partial, path, values, profile, seconds)
+    os.replace(partial, out / path.name)
+    settings.unlink()
+    print(f"  {path.name}: {seconds:.0f} s", flush=True)
+    return None
+
+
+def error_of(path: Path) -> str | None:
+    """The cell and error at which a run stopped."""
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+    except (OSError, ValueError, nbformat.reader.NotJSONError):
+        return None
+    for number, cell in enumerate(cells):
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                tags = ", ".join(cell.metadata.get("tags", [])) or "no tag"
+                return f"cell {number} ({tags}): {output.ename}: {output.evalue}\n{cell.source}"
+    return None
+
+
+def stamped(partial: Path, source: Path, values: dict, profile: str, seconds: float) -> None:
+    """Record in an executed copy what made it, and say so in a line under its title."""
+    notebook = nbformat.read(partial, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    made = {
+        "key": key(source, values),
+        "profile": profile,
+        "parameters": values,
+        "cells": sum(cell.execution_count is not None for cell in code),
+        "seconds": round(seconds),
+        "date": datetime.date.today().isoformat(),
+    }
+    notebook.metadata["rlnlib"] = made
+    shown = ", ".join(f"{name} = {value}" for name, value in values.items()) or "none"
+    line = f"Executed on {made['date']} at the `{profile}` profile in {made['seconds']} s. Parameters: {shown}."
+    injected = [n for n, cell in enumerate(notebook.cells) if "injected-parameters" in cell.metadata.get("tags", [])]
+    for n in reversed(injected):  # the line names them
+        del notebook.cells[n]
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(f":::{{admonition}} Provenance\n:class: note\n{line}\n:::"))
+    nbformat.write(notebook, partial)
+
+
+def store() -> None:
+    """Run at the ci profile, and store the outputs in the notebooks themselves."""
+    out = run("ci")
+    for path in notebooks():
+        source, copy = nbformat.read(path, as_version=4), nbformat.read(out / path.name, as_version=4)
+        executed = {cell.id: cell for cell in copy.cells if cell.cell_type == "code"}
+        number = 0
+        for cell in source.cells:
+            if cell.cell_type == "code":
+                number += 1
+                cell.outputs, cell.execution_count = executed[cell.id].outputs, number
+                cell.metadata = {k: v for k, v in cell.metadata.items() if k in ("tags", "mystnb")}
+                for output in cell.outputs:
+                    if "execution_count" in output:
+                        output["execution_count"] = number
+        made = copy.metadata["rlnlib"]
+        source.metadata = {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+            "rlnlib": {"key": made["key"], "profile": "ci"},
+        }
+        partial = path.with_suffix(".partial")
+        nbformat.write(source, partial)
+        os.replace(partial, path)
+    print("Stored the outputs in notebooks/.", flush=True)
+
+
+def compare() -> None:
+    """Run the stored notebooks and compare the outputs with nbval; fails below the floor of compared cells."""
+    counts = {
+        path: sum(
+            bool(cell.get("outputs")) and "nbval-ignore-output" not in cell.metadata.get("tags", [])
+            for cell in nbformat.read(path, as_version=4).cells
+            if cell.cell_type == "code" and cell.execution_count is not None
+        )
+        for path in notebooks()
+    }
+    total = sum(counts.values())
+    if total < COMPARED_FLOOR:
+        raise Failure(f"Only {total} stored outputs can be compared; the floor is {COMPARED_FLOOR}: run `make notebooks`.")
+
+    def nbval(path: Path) -> tuple[Path, int, str]:
+        command = [sys.executable, "-m", "pytest", "--nbval", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+        command += ["--nbval-cell-timeout", str(LIMIT["ci"]), "--nbval-current-env", str(path)]
+        command += ["--nbval-sanitize-with", str(ROOT / "tests" / "sanitize.cfg")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RLN_PROFILE": "ci"}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return path, done.returncode, done.stdout
+
+    failed = []
+    with ThreadPoolExecutor(2) as pool:
+        for path, code, output in pool.map(nbval, counts):
+            print(f"  {path.name}: {counts[path]} outputs compared, {'FAILED' if code else 'equal'}", flush=True)
+            if code:
+                failed.append(f"{path.name}:\n{re.sub(r'data:image[^ ]*', 'data:image...', output)[-6000:]}")
+    if failed:
+        raise Failure("\n".join([*failed, f"{len(failed)} notebooks differ from their stored outputs."]))
+    print(f"{total} outputs of {len(counts)} notebooks compared.\n{total} passed, 0 failed", flush=True)
+
+
+def render(copies: Path) -> Path:
+    """Build the HTML from the executed copies; any warning is an error. Returns index.html."""
+    stage = BUILD / "stage"
+    shutil.rmtree(stage, ignore_errors=True)
+    shutil.copytree(ROOT / "book", stage / "book", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    (stage / "notebooks").mkdir()
+    for path in notebooks():
+        shutil.copy(copies / path.name, stage / "notebooks")
+    for name in ("_config.yml", "_toc.yml", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, stage)
+    (stage / "book" / "parameters.md").write_text(parameter_page())
+    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", str(stage), "--path-output", str(BUILD / "html.partial")]
+    shutil.rmtree(BUILD / "html.partial", ignore_errors=True)
+    done = subprocess.run([*command, "-W", "-n", "--keep-going", "-q"], cwd=stage)
+    if done.returncode:
+        raise Failure("The book could not be rendered without warnings: see above.")
+    shutil.rmtree(BUILD / "html", ignore_errors=True)
+    os.replace(BUILD / "html.partial" / "_build" / "html", BUILD / "html")
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    pages = [contents["root"], *(chapter["file"] for part in contents["parts"] for chapter in part["chapters"])]
+    if missing := [page for page in pages if not (BUILD / "html" / f"{page}.html").exists()]:
+        raise Failure(f"Pages are missing from the HTML: {', '.join(missing)}.")
+    print(f"{len(pages)} pages rendered.", flush=True)
+    return BUILD / "html" / "index.html"
+
+
+def parameter_page() -> str:
+    """The table of every notebook's parameters, by profile, as a page of the book."""
+    text = (ROOT / "book" / "rerun.md").read_text()
+    profiles = {name: yaml.safe_load((PROFILES / f"{name}.yml").read_text()) for name in ("ci", "laptop", "paper")}
+    for path in notebooks():
+        title = next(c.source for c in nbformat.read(path, as_version=4).cells).splitlines()[0].lstrip("# ")
+        text += f"\n## {title}\n\n`notebooks/{path.name}`\n\n| parameter | type | ci | laptop | paper | meaning |\n"
+        text += "|---|---|---|---|---|---|\n"
+        for name, entry in declared(path).items():
+            values = " | ".join(str(p.get(name, entry["default"])) for p in profiles.values())
+            text += f"| `{name}` | {entry['inferred_type_name']} | {values} | {entry['help']} |\n"
+    return text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("book", "run", "store", "compare"))
+    parser.add_argument("--profile", default="ci")
+    options = parser.parse_args()
+    try:
+        if options.command in ("book", "run"):
+            copies = run(options.profile)
+            print(f"The book: {render(copies)}" if options.command == "book" else f"The copies: {copies}")
+        else:
+            {"store": store, "compare": compare}[options.command]()
+    except Failure as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
