@@ -47,7 +47,7 @@ def is_current():
 def pip(*arguments):
     # PIP_ARGUMENTS takes what a machine needs, for instance --extra-index-url for a CPU build of torch.
     extra = os.environ.get("PIP_ARGUMENTS", "").split()
-    command = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", "-q"]
+    command = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", "-q", "-q"]
     constraints = os.path.join(ROOT, "constraints.txt")
     return subprocess.call(command + ["-c", constraints] + extra + list(arguments), cwd=ROOT) == 0
 
