@@ -244,11 +244,15 @@ def render(copies: Path) -> Path:
     for name in ("_config.yml", "_toc.yml", "CHANGELOG.md"):
         shutil.copy(ROOT / name, stage)
     (stage / "book" / "parameters.md").write_text(parameter_page())
-    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", str(stage), "--path-output", str(BUILD / "html.partial")]
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(stage)]
+    command += ["--path-output", str(BUILD / "html.partial")]
     shutil.rmtree(BUILD / "html.partial", ignore_errors=True)
-    done = subprocess.run([*command, "-W", "-n", "--keep-going", "-q"], cwd=stage)
+    print("Rendering the book.", flush=True)
+    done = subprocess.run(
+        [*command, "-W", "-n", "--keep-going", "-q"], cwd=stage, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode:
-        raise Failure("The book could not be rendered without warnings: see above.")
+        raise Failure(f"{done.stdout}\nThe book could not be rendered without warnings.")
     shutil.rmtree(BUILD / "html", ignore_errors=True)
     os.replace(BUILD / "html.partial" / "_build" / "html", BUILD / "html")
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text())

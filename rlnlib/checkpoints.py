@@ -92,6 +92,12 @@ def load_pretrained(kind: str, contrast: float) -> RLN:
     return load_weights(path)
 
 
+def shipped() -> list[tuple[str, float]]:
+    """The (kind, contrast) of every shipped model, by contrast and in the paper's order of kinds."""
+    found = [(name.rsplit("-", 1)[0], float(name.rsplit("-", 1)[1])) for name in _manifest()]
+    return sorted(found, key=lambda entry: (entry[1], list(KINDS).index(entry[0])))
+
+
 def pretrained_header(kind: str, contrast: float) -> dict:
     """What the shipped weight file says about itself; see :func:`load_pretrained` for the arguments."""
     load_pretrained(kind, contrast)

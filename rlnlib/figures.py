@@ -65,13 +65,14 @@ def slices(
     axis: int = 2,
     index: int | None = None,
     symmetric: bool = False,
+    limits: tuple[float, float] | None = None,
     label: str = "",
     cmap: str | None = None,
 ) -> Figure:
     """The same slice of several fields side by side, on one colour scale.
 
     Drawn with axis 0, the loading axis, upwards where it lies in the slice. ``symmetric`` centres the scale on zero,
-    for differences. The middle slice is taken where ``index`` is None.
+    for differences; ``limits`` sets it. The middle slice is taken where ``index`` is None.
 
     Shape: each field (N1, N2, N3).
     Raises ValueError for fields without three axes, or another number of titles.
@@ -87,13 +88,15 @@ def slices(
     low, high = min(p.min() for p in planes), max(p.max() for p in planes)
     if symmetric:
         low, high = -max(-low, high), max(-low, high)
+    if limits is not None:
+        low, high = limits
     figure, axes = plt.subplots(1, len(planes), figsize=(2.3 * len(planes) + 0.9, 2.6), squeeze=False)
     for panel, plane, title in zip(axes[0], planes, titles, strict=True):
         colours = cmap or ("RdBu_r" if symmetric else None)
         drawn = panel.imshow(plane, vmin=low, vmax=high, cmap=colours, origin="lower")
         panel.set(title=title, xticks=[], yticks=[])
         panel.spines[:].set_visible(False)
-    figure.colorbar(drawn, ax=axes[0].tolist(), label=label, shrink=0.85)
+    figure.colorbar(drawn, ax=axes[0].tolist(), label=label, shrink=0.85, extend="max" if limits else "neither")
     return figure
 
 
@@ -102,7 +105,7 @@ def cubes(fields: Sequence, titles: Sequence[str], labels: Sequence[str], cmaps:
 
     Shape: each field (N1, N2, N3); axis 0, the loading axis, points to the right.
     """
-    figure = plt.figure(figsize=(3.7 * len(fields), 3.3))
+    figure = plt.figure(figsize=(3.6 * len(fields), 2.9), layout="none")
     for n, (field, title, label, cmap) in enumerate(zip(fields, titles, labels, cmaps, strict=True), start=1):
         values = np.asarray(field.detach().cpu() if isinstance(field, torch.Tensor) else field, dtype=float)
         panel = figure.add_subplot(1, len(fields), n, projection="3d")
@@ -116,8 +119,10 @@ def cubes(fields: Sequence, titles: Sequence[str], labels: Sequence[str], cmaps:
             corners = [at if a == axis else (u, v)[a - (a > axis)] for a in range(3)]
             panel.plot_surface(*corners, facecolors=colours(norm(face)), rstride=1, cstride=1, shade=False)
         panel.set(title=title, xticks=[], yticks=[], zticks=[], xlabel="x (load)", ylabel="y", zlabel="z")
-        panel.set_box_aspect(values.shape)
+        for side in (panel.xaxis, panel.yaxis, panel.zaxis):
+            side.labelpad = -12
+        panel.set_box_aspect(values.shape, zoom=1.1)
         panel.view_init(elev=28, azim=-55)
         scale = plt.cm.ScalarMappable(norm, colours)
-        figure.colorbar(scale, ax=panel, label=label, shrink=0.6, pad=0.1)
+        figure.colorbar(scale, ax=panel, label=label, shrink=0.65, pad=0.08)
     return figure

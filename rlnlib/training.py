@@ -143,9 +143,9 @@ def augmented(cells: torch.Tensor, strain: torch.Tensor, generator: torch.Genera
     return torch.stack([pair[0] for pair in moved]), torch.stack([pair[1] for pair in moved])
 
 
-def read_history(folder) -> list[dict[str, float]]:
+def read_history(folder, name: str = HISTORY) -> list[dict[str, float]]:
     """The history that a training run left in its folder, one dict an epoch."""
-    with open(Path(folder) / HISTORY, newline="") as file:
+    with open(Path(folder) / name, newline="") as file:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
