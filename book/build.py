@@ -212,7 +212,9 @@ def compare() -> None:
     }
     total = sum(counts.values())
     if total < COMPARED_FLOOR:
-        raise Failure(f"Only {total} stored outputs can be compared; the floor is {COMPARED_FLOOR}: run `make notebooks`.")
+        raise Failure(
+            f"Only {total} stored outputs can be compared; the floor is {COMPARED_FLOOR}: run `make notebooks`."
+        )
 
     def nbval(path: Path) -> tuple[Path, int, str]:
         command = [sys.executable, "-m", "pytest", "--nbval", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
@@ -249,7 +251,11 @@ def render(copies: Path) -> Path:
     shutil.rmtree(BUILD / "html.partial", ignore_errors=True)
     print("Rendering the book.", flush=True)
     done = subprocess.run(
-        [*command, "-W", "-n", "--keep-going", "-q"], cwd=stage, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command, "-W", "-n", "--keep-going", "-q"],
+        cwd=stage,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     if done.returncode:
         raise Failure(f"{done.stdout}\nThe book could not be rendered without warnings.")

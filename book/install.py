@@ -63,13 +63,17 @@ def build():
     if subprocess.call([sys.executable, "-m", "venv", VENV]) != 0:
         sys.exit("Python cannot make virtual environments here: install its venv module (on Debian, python3-venv).")
     if not pip("-e", ".[book,test]"):
-        sys.exit("The packages could not be installed: see pip's message above; the network or the disk may be at fault.")
+        sys.exit(
+            "The packages could not be installed: see pip's message above; the network or the disk may be at fault."
+        )
 
 
 def main():
     if sys.version_info < (3, 10):
-        sys.exit("Python %d.%d is too old: Python 3.10 or newer is needed; name one with make PYTHON=/path/to/python."
-                 % sys.version_info[:2])
+        sys.exit(
+            "Python %d.%d is too old: Python 3.10 or newer is needed; name one with make PYTHON=/path/to/python."
+            % sys.version_info[:2]
+        )
     if not is_current():
         build()
     else:
@@ -78,8 +82,7 @@ def main():
             build()
         elif broken:
             print("Mending .venv: %s." % ", ".join(broken), flush=True)
-            if not pip("--force-reinstall", "--no-deps", *broken) \
-                    or damaged():
+            if not pip("--force-reinstall", "--no-deps", *broken) or damaged():
                 build()
     with open(STAMP + ".partial", "w") as file:
         file.write(stamp())

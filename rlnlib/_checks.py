@@ -28,9 +28,7 @@ def as_labels(cells, phases: int = 2, name: str = "stiff") -> torch.Tensor:
     if labels.shape[0] == 0:
         raise ValueError(f"{name} holds no cell: its shape is {tuple(labels.shape)}. Pass at least one.")
     if min(labels.shape[1:]) < 2:
-        raise ValueError(
-            f"{name} needs at least 2 voxels along each axis; its cells are {tuple(labels.shape[1:])}."
-        )
+        raise ValueError(f"{name} needs at least 2 voxels along each axis; its cells are {tuple(labels.shape[1:])}.")
     if labels.is_floating_point() or labels.is_complex():
         if not bool(torch.isfinite(labels.abs()).all()):
             raise ValueError(f"{name} contains NaN or infinity; it must hold phase labels 0 to {phases - 1}.")

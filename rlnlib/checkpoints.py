@@ -138,7 +138,7 @@ class _Storage:
 class _PublishedUnpickler(pickle.Unpickler):
     """Reads the legacy checkpoint format, and resolves no name but those that the released files need."""
 
-    _harmless = {("rln.model_types", "RecurrentLocalizationNet"), ("rln.model_types", "TinyVNet")}
+    _harmless = (("rln.model_types", "RecurrentLocalizationNet"), ("rln.model_types", "TinyVNet"))
 
     def __init__(self, file, storages: dict):
         super().__init__(file)

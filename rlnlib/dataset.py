@@ -174,7 +174,7 @@ class StrainDataset(Dataset):
             self._memory = None
             if in_memory:
                 self._memory = tuple(torch.from_numpy(file[name][:][self.records]) for name in _FIELDS[:2])
-        self._file = None
+        self._file: tuple[int, h5py.File] | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -188,7 +188,8 @@ class StrainDataset(Dataset):
         if self._file is None or self._file[0] != os.getpid():  # an HDF5 handle does not survive a fork
             self._file = (os.getpid(), h5py.File(self.path, "r"))
         file = self._file[1]
-        return [tuple(torch.from_numpy(file[name][self.records[i]]) for name in _FIELDS[:2]) for i in indices]
+        records = [self.records[i] for i in indices]
+        return [(torch.from_numpy(file["stiff"][i]), torch.from_numpy(file["strain_xx"][i])) for i in records]
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_file": None}
@@ -226,7 +227,7 @@ def _solve_block(parameters: Parameters, block: range, sizes, fractions, device)
 
 
 def _crc32(stiff: np.ndarray, strain: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(strain), zlib.crc32(np.ascontiguousarray(stiff)))
+    return zlib.crc32(strain.tobytes(), zlib.crc32(stiff.tobytes()))
 
 
 def _block_file(parts: Path, block: range) -> Path:
@@ -236,7 +237,7 @@ def _block_file(parts: Path, block: range) -> Path:
 def _save_block(path: Path, records: dict[str, np.ndarray]) -> None:
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as file:
-        np.savez(file, **records)
+        np.savez(file, **records)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
@@ -274,6 +275,8 @@ def _join(path: Path, parts: Path, parameters: Parameters, blocks, sizes, fracti
             file.create_dataset(name, (n,), dtype)
         for block in blocks:
             records = _load_block(_block_file(parts, block))
+            if records is None:
+                raise OSError(f"{_block_file(parts, block)} was damaged while joining: run the same command again.")
             for name in _FIELDS:
                 file[name][block.start : block.stop] = records[name]
         file["grain_size"], file["stiff_fraction"] = sizes[points], fractions[points]

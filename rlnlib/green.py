@@ -113,7 +113,9 @@ class GreenOperator:
         self.lame = elasticity.lame_parameters(young, poisson)
         cast = {"dtype": _checks.floating(dtype), "device": device}
         device_type = torch.device(device or "cpu").type
-        self._transform = _hartley_matrices(self.shape) if _prefers_hartley(self.shape, device_type) else None
+        self._transform: list[torch.Tensor] = []
+        if _prefers_hartley(self.shape, device_type):
+            self._transform = [matrices.to(**cast) for matrices in _hartley_matrices(self.shape)]
         if discretization == "continuous":
             self._symbol = _continuous_symbol(_frequencies(self.shape)).to(**cast)
             self.integration_points = 1
@@ -121,13 +123,11 @@ class GreenOperator:
             b = element_gradient(discretization)
             self._element_gradient = b.flatten(2).flatten(0, 1).to(**cast)  # (6 G, 24)
             self.integration_points = len(b)
-        inverse = _inverse_where_regular(self.reference_symbol(half=self._transform is None))
-        if self._transform is None:
+        inverse = _inverse_where_regular(self.reference_symbol(half=not self._transform))
+        if not self._transform:
             # Each value twice, for the real and the imaginary part of what it multiplies: real-by-complex
             # products cost four times as much.
             inverse = inverse.repeat_interleave(2, dim=-1)
-        else:
-            self._transform = [matrices.to(**cast) for matrices in self._transform]
         self._inverse = inverse.to(**cast)
 
     @property
@@ -141,8 +141,7 @@ class GreenOperator:
         for name in ("_inverse", "_symbol", "_element_gradient"):
             if name in other.__dict__:
                 setattr(other, name, getattr(other, name).to(dtype))
-        if other._transform is not None:
-            other._transform = [matrices.to(dtype) for matrices in other._transform]
+        other._transform = [matrices.to(dtype) for matrices in self._transform]
         return other
 
     def reference_symbol(self, half: bool = True) -> torch.Tensor:
@@ -162,9 +161,7 @@ class GreenOperator:
             spectrum = torch.fft.rfftn(displacement, dim=(-3, -2, -1))
             k = self._symbol
             rows = [
-                1j * k[i] * spectrum[:, i]
-                if i == j
-                else 1j * (k[j] * spectrum[:, i] + k[i] * spectrum[:, j]) / SQRT2
+                1j * k[i] * spectrum[:, i] if i == j else 1j * (k[j] * spectrum[:, i] + k[i] * spectrum[:, j]) / SQRT2
                 for i, j in MANDEL_PAIRS
             ]
             return torch.fft.irfftn(torch.stack(rows, 1), s=self.shape, dim=(-3, -2, -1))[:, None]
@@ -189,7 +186,7 @@ class GreenOperator:
 
     def displacement(self, force: torch.Tensor) -> torch.Tensor:
         """(B^T C^0 B)^-1 force, of zero mean: (B, 3, N...) -> (B, 3, N...)."""
-        if self._transform is not None:
+        if self._transform:
             return self._hartley(self._solve_by_frequency(self._hartley(force)))
         spectrum = torch.fft.rfftn(force, dim=(-3, -2, -1))
         pairs = torch.view_as_real(spectrum).flatten(-2)  # (B, 3, N1, N2, N3 // 2 + 1 pairs)
@@ -216,19 +213,10 @@ class GreenOperator:
 
 
 def _prefers_hartley(shape, device_type: str) -> bool:
-    """Small axes with a large prime factor, such as the paper's 31: there a dense transform takes 0.4 (float32) to
-    0.9 (float64) of the time of a CPU's fast Fourier transform; at 32 it takes longer."""
-    return device_type == "cpu" and max(shape) <= 48 and max(map(_largest_prime_factor, shape)) > 13
-
-
-def _largest_prime_factor(n: int) -> int:
-    factor = 2
-    while factor * factor <= n:
-        if n % factor:
-            factor += 1
-        else:
-            n //= factor
-    return n
+    """Up to 48 voxels an edge on a CPU: dense transforms take 0.4 of the fast Fourier transform's time at 31 (a
+    prime), 1.1 at 32 and 1.0 at 48 (float32, two cores). And their result does not depend on the number of threads,
+    as that of the inverse real Fourier transform does, which would change data sets in the last bit."""
+    return device_type == "cpu" and max(shape) <= 48
 
 
 def _hartley_matrices(shape) -> list[torch.Tensor]:
@@ -279,7 +267,7 @@ def _stencil_symbol(matrix: torch.Tensor, frequencies) -> torch.Tensor:
     for (c, first), (d, second) in itertools.product(enumerate(_CORNERS), repeat=2):
         offset = tuple(b - a for a, b in zip(first, second, strict=True))
         stencil[offset] = stencil.get(offset, 0) + blocks[:, c, :, d]
-    symbol = 0
+    symbol = torch.zeros(1, dtype=matrix.dtype)
     for offset, block in stencil.items():
         phase = torch.broadcast_tensors(*frequencies)[0] * 0
         for o, axis in zip(offset, frequencies, strict=True):

@@ -5,11 +5,13 @@ A cell is an array (N1, N2, N3) of bool, True where the stiff phase is. Axis 0 i
 
 from __future__ import annotations
 
+import logging
 import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from scipy.stats import qmc
 
 from rlnlib import _checks
@@ -38,7 +40,8 @@ def pymks_cell(size: int, grain_size, soft_fraction: float, seed: int) -> np.nda
 def _grain_sizes(grain_size, size: int) -> tuple[int, int, int]:
     if np.shape(grain_size) != (3,):
         raise ValueError(f"grain_size must be three whole numbers, one for each axis; it is {grain_size!r}.")
-    checked = tuple(_checks.positive_integer("grain_size", g) for g in grain_size)
+    first, second, third = (_checks.positive_integer("grain_size", g) for g in grain_size)
+    checked = (first, second, third)
     if max(checked) > size:
         raise ValueError(f"grain_size must not exceed the cell's {size} voxels; it is {checked}.")
     return checked
@@ -195,24 +198,35 @@ def _read_image(path: Path) -> np.ndarray:
                     raise ValueError(f"{path} holds the arrays {archive.files}; a cell file holds one.")
                 return archive[archive.files[0]]
         if kind in (".tif", ".tiff"):
-            import tifffile
-
             if not path.is_dir():
-                return tifffile.imread(path)
+                return _read_tiff(path)
             slices = sorted(p for p in path.iterdir() if p.suffix.lower() in (".tif", ".tiff"))
             if not slices:
                 raise FileNotFoundError(f"The folder {path} holds no .tif or .tiff slices.")
-            return np.stack([tifffile.imread(p) for p in slices])
+            return np.stack([_read_tiff(p) for p in slices])
     except FileNotFoundError:
         raise
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, _tiff_error()) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, tifffile.TiffFileError) as error:
         if isinstance(error, ValueError) and str(path) in str(error):
             raise
-        raise OSError(f"{path} cannot be read as {kind} ({error}). It may be truncated: copy or export it again.") from error
+        raise OSError(
+            f"{path} cannot be read as {kind} ({error}). It may be truncated: copy or export it again."
+        ) from error
     raise OSError(f"{path} is of an unknown kind; .npy, .npz, .tif and a folder of .tif slices are read.")
 
 
-def _tiff_error() -> type[Exception]:
-    import tifffile
-
-    return tifffile.TiffFileError
+def _read_tiff(path: Path) -> np.ndarray:
+    """The image of a TIFF file. Where it is cut off, tifffile logs an error and fills up; here that is an error."""
+    problems: list[str] = []
+    listener = logging.Handler(logging.ERROR)
+    listener.emit = lambda record: problems.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("tifffile")
+    logger.addHandler(listener)
+    try:
+        with tifffile.TiffFile(path) as file:
+            image = file.asarray()
+    finally:
+        logger.removeHandler(listener)
+    if problems:
+        raise OSError(problems[0])
+    return image

@@ -62,8 +62,8 @@ class VNet(nn.Module):
         skipped = self.begin(field)
         field = self.end(torch.cat([self.up(self.low(self.down(skipped))), skipped], dim=1))
         if any(odd):
-            slices = [slice(2 * o, 2 * o + n) for o, n in zip(odd, shape, strict=True)]
-            field = field[(slice(None), slice(None), *slices)]
+            x, y, z = (slice(2 * o, 2 * o + n) for o, n in zip(odd, shape, strict=True))
+            field = field[:, :, x, y, z]
         return field
 
 

@@ -33,7 +33,7 @@ class RLN(nn.Module):
         super().__init__()
         self.passes = _checks.positive_integer("passes", passes)
         self.history = _checks.positive_integer("history", history, least=0)
-        self.config = {"passes": passes, "tied": bool(tied), "history": history, "batch_mean": bool(batch_mean)}
+        self.config: dict = {"passes": passes, "tied": bool(tied), "history": history, "batch_mean": bool(batch_mean)}
         self.mean_axes = (0, 1, 2, 3, 4) if batch_mean else (1, 2, 3, 4)
         inputs = 2 * (1 + history)
         if isinstance(proximal, str):

@@ -71,9 +71,10 @@ def train(model: RLN, train_set, validation_set, config: TrainingConfig, folder,
     stiff, strain = _pair("train_set", train_set)
     held_out = _pair("validation_set", validation_set)
     folder = Path(folder)
-    fabric = Fabric(accelerator=str(device).split(":")[0], devices=1, precision=config.precision)
+    fabric = Fabric(accelerator=str(device).split(":")[0], devices=1, precision=config.precision)  # type: ignore[arg-type]
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-    model, optimizer = fabric.setup(model.to(fabric.device), optimizer)
+    network = model.to(fabric.device)
+    model, optimizer = fabric.setup(network, optimizer)
     state = _resume(folder, model, optimizer, config)
     batches = math.ceil(len(stiff) / config.batch_size)
     started, saved = time.monotonic() - state["seconds"], time.monotonic()
@@ -114,7 +115,7 @@ def train(model: RLN, train_set, validation_set, config: TrainingConfig, folder,
             bar.set_postfix(validation_mase=f"{state['history'][-1]['validation_mase']:.2f} %")
             saved = time.monotonic()
             _save(folder, model, optimizer, config, state)
-    model.module.load_state_dict(state["best"])
+    network.load_state_dict(state["best"])
     return state["history"]
 
 

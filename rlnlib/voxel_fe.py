@@ -108,7 +108,10 @@ class VoxelProblem:
         problem = cls(moduli.to(operator.dtype), unit, operator)
         # Only what exceeds the cell's smallest modulus makes a force, so that of a homogeneous cell is exactly 0.
         excess = (moduli - moduli.amin((2, 3, 4), keepdim=True)).to(operator.dtype)
-        problem.rhs = -problem._uniform_strain_force(excess, macroscopic_strain)
+        rhs = -problem._uniform_strain_force(excess, macroscopic_strain)
+        # Where the forces of neighbouring voxels cancel (a checkerboard), what rounding leaves is 0 too.
+        whole = solvers.norm(excess) * (unit @ macroscopic_strain.cpu().mT).norm(dim=(0, 1)).to(rhs)
+        problem.rhs = torch.where((solvers.norm(rhs) > 1e-14 * whole).view(-1, 1, 1, 1, 1), rhs, 0)
         return problem
 
     def apply(self, u: torch.Tensor) -> torch.Tensor:
@@ -116,10 +119,9 @@ class VoxelProblem:
         if self.operator.discretization == "continuous":
             strain = self.operator.gradient(u)[:, 0]
             return self.operator.divergence(self.stress(strain)[:, None])
-        force = 0
-        for matrix, modulus in zip(self._matrices, self.moduli[:, None].unbind(2), strict=True):
-            force = green.to_corners(green.from_corners(matrix, u), modulus) + force
-        return force
+        parts = zip(self._matrices, self.moduli[:, None].unbind(2), strict=True)
+        forces = [green.to_corners(green.from_corners(matrix, u), modulus) for matrix, modulus in parts]
+        return forces[0] if len(forces) == 1 else forces[0] + forces[1]
 
     def precondition(self, residual: torch.Tensor) -> torch.Tensor:
         """K_reference^-1 residual."""
@@ -152,7 +154,7 @@ class VoxelProblem:
 
     def stress(self, strain: torch.Tensor) -> torch.Tensor:
         """sigma = C epsilon (eq. 1). Shape: (B, 6, N...) -> (B, 6, N...)."""
-        stress = 0
+        stress = torch.zeros_like(strain)
         for unit, modulus in zip(self.unit_stiffness.to(strain), self.moduli[:, None].unbind(2), strict=True):
             stress = stress + modulus * torch.einsum("nm,bm...->bn...", unit, strain)
         return stress
@@ -161,7 +163,7 @@ class VoxelProblem:
         """B^T C applied to a uniform strain. Shape: (B, P, N...), (B, 6) -> (B, 3, N...)."""
         unit_stress = torch.einsum("pnm,bm->pbn", self.unit_stiffness.to(macroscopic_strain), macroscopic_strain)
         unit_stress = unit_stress.to(moduli)
-        shape, force = moduli.shape[2:], 0
+        shape, force = moduli.shape[2:], moduli.new_zeros(len(moduli), 3, *moduli.shape[2:])
         for stress, modulus in zip(unit_stress, moduli[:, None].unbind(2), strict=True):
             if self.operator.discretization == "continuous":
                 force = force + self.operator.divergence((stress.view(-1, 6, 1, 1, 1) * modulus)[:, None])

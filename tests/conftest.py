@@ -1,0 +1,30 @@
+"""Reference data from outside: present if RLN_REFERENCE_DATA names their folder, else those tests are skipped."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def reference_data() -> Path:
+    folder = os.environ.get("RLN_REFERENCE_DATA")
+    if not folder:
+        pytest.skip("RLN_REFERENCE_DATA is not set: no reference data to compare with")
+    if not Path(folder).is_dir():
+        pytest.fail(f"RLN_REFERENCE_DATA names {folder}, which is no folder")
+    return Path(folder)
+
+
+@pytest.fixture
+def random_cells():
+    """Batches of random two-phase cells, independent of the library's generator. Shape: -> (B, N1, N2, N3) bool."""
+
+    def make(batch, *shape, fraction=0.5, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        cells = torch.rand(batch, *shape, generator=generator) < fraction
+        cells[:, 0, 0, 0], cells[:, -1, -1, -1] = True, False
+        return cells
+
+    return make

@@ -1,0 +1,75 @@
+import itertools
+
+import pytest
+import torch
+
+from rlnlib import elasticity
+
+PHASES = [(1.0, 0.3), (50.0, 0.2)]
+
+
+def random_tensor(seed=0):
+    tensor = torch.randn(3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return tensor + tensor.T
+
+
+def test_mandel_vectors_keep_the_scalar_product_and_come_back():
+    a, b = random_tensor(1), random_tensor(2)
+    va, vb = elasticity.mandel_from_tensor(a), elasticity.mandel_from_tensor(b)
+    assert torch.allclose((va * vb).sum(), (a * b).sum(), rtol=1e-14)
+    assert torch.allclose(elasticity.tensor_from_mandel(va), a, rtol=1e-14)
+
+
+def test_isotropic_stiffness_is_hookes_law_for_tensors():
+    strain = random_tensor(3)
+    lam, mu = elasticity.lame_parameters(7.0, 0.25)
+    stress = lam * strain.trace() * torch.eye(3, dtype=torch.float64) + 2 * mu * strain
+    by_matrix = elasticity.isotropic_stiffness(7.0, 0.25) @ elasticity.mandel_from_tensor(strain)
+    assert torch.allclose(by_matrix, elasticity.mandel_from_tensor(stress), rtol=1e-13)
+
+
+def test_voigt_notation_converts_to_mandel():
+    lam, mu = elasticity.lame_parameters(7.0, 0.25)
+    voigt = torch.zeros(6, 6, dtype=torch.float64)
+    voigt[:3, :3] = lam
+    voigt += torch.diag(torch.tensor([2 * mu] * 3 + [mu] * 3, dtype=torch.float64))
+    assert torch.allclose(elasticity.mandel_from_voigt(voigt), elasticity.isotropic_stiffness(7.0, 0.25), rtol=1e-13)
+
+
+def test_bounds_are_ordered():
+    stiffnesses = [elasticity.isotropic_stiffness(*phase) for phase in PHASES]
+    lower, upper = elasticity.hashin_shtrikman_bounds(PHASES, [0.7, 0.3])
+    ordered = [
+        elasticity.reuss_bound(stiffnesses, [0.7, 0.3]),
+        lower,
+        upper,
+        elasticity.voigt_bound(stiffnesses, [0.7, 0.3]),
+    ]
+    for below, above in itertools.pairwise(ordered):
+        assert torch.linalg.eigvalsh(above - below).min() > 0.01
+
+
+def test_bounds_of_one_phase_are_that_phase():
+    c = elasticity.isotropic_stiffness(3.0, 0.1)
+    lower, upper = elasticity.hashin_shtrikman_bounds([(3.0, 0.1), (9.0, 0.3)], [1.0, 0.0])
+    for bound in (lower, upper, elasticity.reuss_bound([c, 9 * c], [1, 0]), elasticity.voigt_bound([c, 9 * c], [1, 0])):
+        assert torch.allclose(bound, c, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: elasticity.isotropic_stiffness(0, 0.3),
+        lambda: elasticity.isotropic_stiffness(1, 0.5),
+        lambda: elasticity.isotropic_stiffness(1, float("nan")),
+        lambda: elasticity.mandel_from_tensor(torch.zeros(3, 2)),
+        lambda: elasticity.mandel_from_tensor(torch.arange(9.0).view(3, 3)),
+        lambda: elasticity.tensor_from_mandel(torch.zeros(5)),
+        lambda: elasticity.mandel_from_voigt(torch.zeros(6)),
+        lambda: elasticity.voigt_bound([torch.eye(6)], [0.5]),
+        lambda: elasticity.voigt_bound([torch.eye(6)] * 2, [1.5, -0.5]),
+    ],
+)
+def test_bad_input_is_refused(call):
+    with pytest.raises(ValueError):
+        call()

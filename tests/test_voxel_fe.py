@@ -1,0 +1,313 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+import rlnlib
+from rlnlib import elasticity, green, solvers, voxel_fe
+from rlnlib.green import DISCRETIZATIONS
+
+TIGHT = {"rtol": 1e-12}
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("contrast", [10, 50])
+def test_bbar_equals_the_commercial_finite_element(reference_data, contrast):
+    data = np.load(reference_data / f"fe_strain_21_cr{contrast}.npz")
+    truth = torch.from_numpy(data["strain_xx"]).double()
+    assert float(data["contrast"]) == contrast and float(data["nu"]) == 0.3
+    strain = rlnlib.solve_strain(data["phase"], contrast).strain[:, 0]
+    assert rlnlib.mase(strain, truth).max() < 1e-3
+    assert (strain - truth).abs().max() < 1e-4
+    # The check can fail: full integration is another element.
+    hex8 = rlnlib.solve_strain(data["phase"], contrast, discretization="hex8").strain[:, 0]
+    assert rlnlib.mase(hex8, truth).max() > 1e-2
+
+
+def laminate(axis, shape=(6, 5, 7)):
+    cells = np.zeros((1, *shape), dtype=bool)
+    layer = [slice(None)] * 4
+    layer[1 + axis] = slice(0, 2)
+    cells[tuple(layer)] = True
+    return cells
+
+
+def exact_laminate_strain(cells, axis, macroscopic, stiffnesses):
+    """Layers normal to ``axis``: uniform traction on the normal, uniform strain in the plane."""
+    traction = [n for n, pair in enumerate(elasticity.MANDEL_PAIRS) if axis in pair]
+    plane = [n for n in range(6) if n not in traction]
+    profile = np.moveaxis(cells[0], axis, 0)[:, 0, 0]
+    fraction = profile.mean()
+    # C_tt e_t + C_tp e_p is the same in both layers, and the fractions of e_t add up to the macroscopic strain.
+    inverses = [torch.linalg.inv(c[traction][:, traction]) for c in stiffnesses]
+    couplings = [c[traction][:, plane] @ macroscopic[plane] for c in stiffnesses]
+    weights = [1 - fraction, fraction]
+    compliance = sum(w * inverse for w, inverse in zip(weights, inverses, strict=True))
+    known = sum(w * i @ c for w, i, c in zip(weights, inverses, couplings, strict=True))
+    stress = torch.linalg.solve(compliance, macroscopic[traction] + known)
+    strain = macroscopic.repeat(len(profile), 1)
+    for k, stiff in enumerate(profile):
+        strain[k, traction] = inverses[int(stiff)] @ (stress - couplings[int(stiff)])
+    return strain
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("name", DISCRETIZATIONS[1:])
+def test_laminates_are_exact_along_every_axis(name, axis):
+    macroscopic = torch.tensor([1.0, -0.5, 0.3, 0.4, -0.2, 0.7], dtype=torch.float64)
+    phases = [(1.0, 0.3), (20.0, 0.15)]
+    cells = laminate(axis)
+    solution = rlnlib.solve_strain(
+        cells.astype(int), phases=phases, macroscopic_strain=macroscopic, discretization=name, **TIGHT
+    )
+    exact = exact_laminate_strain(cells, axis, macroscopic, [elasticity.isotropic_stiffness(*p) for p in phases])
+    profile = solution.strain[0].movedim(1 + axis, 1)
+    assert (profile - exact.T[:, :, None, None]).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("name", DISCRETIZATIONS)
+def test_a_homogeneous_cell_needs_no_iteration(name):
+    for cells in (np.zeros((1, 4, 4, 4), dtype=bool), np.ones((1, 4, 5, 4), dtype=bool)):
+        solution = rlnlib.solve_strain(cells, 7.0, discretization=name)
+        assert solution.iterations.tolist() == [0] and bool(solution.converged.all())
+        uniform = torch.zeros_like(solution.strain)
+        uniform[:, 0] = 1
+        assert torch.equal(solution.strain, uniform)
+        assert bool(solution.residuals.isfinite().all())
+
+
+def test_a_contrast_of_one_is_homogeneous(random_cells):
+    solution = rlnlib.solve_strain(random_cells(2, 4, 4, 4), 1.0)
+    assert solution.iterations.tolist() == [0, 0]
+    assert torch.equal(solution.strain[:, 0], torch.ones(2, 4, 4, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", DISCRETIZATIONS)
+def test_mean_strain_is_the_macroscopic_strain(name, random_cells):
+    loads = torch.randn(2, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    solution = rlnlib.solve_strain(random_cells(2, 5, 4, 6), 30.0, macroscopic_strain=loads, discretization=name)
+    assert (solution.strain.mean((2, 3, 4)) - loads).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("name", DISCRETIZATIONS)
+def test_work_of_the_fields_is_the_work_of_their_means(name, random_cells):
+    """Hill and Mandel, at the integration points, where it holds."""
+    cells = random_cells(1, 5, 5, 4)
+    operator = green.GreenOperator((5, 5, 4), name)
+    load = torch.tensor([[1.0, 0.2, -0.4, 0.3, 0.1, -0.6]], dtype=torch.float64)
+    problem = voxel_fe.VoxelProblem.from_labels(cells.long(), [(1.0, 0.3), (30.0, 0.3)], load, operator)
+    u, _ = solvers.conjugate_gradient(problem, solvers.StoppingRule(1e-12))
+    strain = operator.gradient(u) + load[:, None, :, None, None, None]
+    stress = torch.stack([problem.stress(strain[:, g]) for g in range(strain.shape[1])], 1)
+    work = (strain * stress).sum(2).mean()
+    assert torch.allclose(work, (stress.mean((0, 1, 3, 4, 5)) * load[0]).sum(), rtol=1e-8)
+
+
+def test_effective_stiffness_is_symmetric_and_within_the_bounds(random_cells):
+    cells = random_cells(2, 5, 5, 5)
+    stiffnesses = [elasticity.isotropic_stiffness(e, 0.3) for e in (1.0, 20.0)]
+    for cell, effective in zip(cells, rlnlib.effective_stiffness(cells, 20.0, rtol=1e-10), strict=True):
+        fraction = float(cell.double().mean())
+        assert (effective - effective.T).abs().max() < 1e-8 * effective.max()
+        voigt = elasticity.voigt_bound(stiffnesses, [1 - fraction, fraction])
+        reuss = elasticity.reuss_bound(stiffnesses, [1 - fraction, fraction])
+        assert torch.linalg.eigvalsh(voigt - effective).min() > 0
+        assert torch.linalg.eigvalsh(effective - reuss).min() > 0
+
+
+def test_solutions_superpose(random_cells):
+    cells, load = random_cells(1, 5, 4, 4), np.array([0.3, -1.0, 0.5, 0.2, -0.7, 0.1])
+    direct = rlnlib.solve_strain(cells, 50.0, macroscopic_strain=load, **TIGHT).strain
+    units = [rlnlib.solve_strain(cells, 50.0, macroscopic_strain=unit, **TIGHT).strain for unit in np.eye(6)]
+    assert (direct - sum(part * unit for part, unit in zip(load, units, strict=True))).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("name", DISCRETIZATIONS)
+def test_solutions_move_with_the_cell(name, random_cells):
+    cells = random_cells(1, 5, 4, 6)
+    field = rlnlib.solve_strain(cells, 50.0, discretization=name, **TIGHT).strain
+    moved = rlnlib.solve_strain(cells.roll((2, 3, 1), (1, 2, 3)), 50.0, discretization=name, **TIGHT).strain
+    assert (moved - field.roll((2, 3, 1), (2, 3, 4))).abs().max() < 1e-9
+    assert (moved - field).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["continuous", "bbar"])
+def test_solutions_have_the_48_symmetries_of_the_cube(name, random_cells):
+    cells = random_cells(1, 4, 4, 4)[0]
+    load = torch.tensor([1.0, -0.5, 0.3, 0.4, -0.2, 0.7], dtype=torch.float64)
+    field = elasticity.tensor_from_mandel(
+        rlnlib.solve_strain(cells, 30.0, macroscopic_strain=load, discretization=name, **TIGHT).strain[0].movedim(0, -1)
+    )
+    turned_cells, turned_loads, expected = [], [], []
+    for order in itertools.permutations(range(3)):
+        for signs in itertools.product((1, -1), repeat=3):
+            turn = torch.zeros(3, 3, dtype=torch.float64)
+            for new, old in enumerate(order):
+                turn[new, old] = signs[new]
+            mirrored = [axis for axis in range(3) if signs[axis] < 0]
+            turned_cells.append(cells.permute(order).flip(mirrored))
+            tensor = turn @ elasticity.tensor_from_mandel(load) @ turn.T
+            turned_loads.append(elasticity.mandel_from_tensor(tensor))
+            expected.append(turn @ field.permute(*order, 3, 4).flip(mirrored) @ turn.T)
+    solution = rlnlib.solve_strain(
+        torch.stack(turned_cells), 30.0, macroscopic_strain=torch.stack(turned_loads), discretization=name, **TIGHT
+    )
+    got = elasticity.tensor_from_mandel(solution.strain.movedim(1, -1))
+    assert (got - torch.stack(expected)).abs().max() < 1e-9
+
+
+def test_a_cell_does_not_depend_on_its_batch(random_cells):
+    cells = torch.cat([random_cells(1, 5, 5, 5, fraction=f, seed=s) for f, s in ((0.1, 1), (0.5, 2), (0.9, 3))])
+    together = rlnlib.solve_strain(cells, 50.0, rtol=1e-10)
+    for i in range(3):
+        alone = rlnlib.solve_strain(cells[i], 50.0, rtol=1e-10)
+        assert (alone.strain[0] - together.strain[i]).abs().max() < 1e-9
+        assert abs(int(alone.iterations[0]) - int(together.iterations[i])) <= 1
+
+
+def test_chunks_do_not_change_the_solution(random_cells, monkeypatch):
+    cells = random_cells(5, 4, 4, 4)
+    whole = rlnlib.solve_strain(cells, 20.0)
+    monkeypatch.setitem(voxel_fe._CHUNK_VOXELS, "cpu", 2 * 4**3)
+    parts = rlnlib.solve_strain(cells, 20.0)
+    assert (whole.strain - parts.strain).abs().max() < 1e-8
+    assert whole.residuals.shape[0] == parts.residuals.shape[0] == 5
+
+
+def test_single_precision_output_is_the_double_one(random_cells):
+    cells = random_cells(2, 6, 6, 6)
+    single = rlnlib.solve_strain(cells, 50.0, dtype=torch.float32)
+    double = rlnlib.solve_strain(cells, 50.0)
+    assert single.strain.dtype == torch.float32 and bool(single.converged.all())
+    assert (single.strain - double.strain).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("contrast", [1e-6, 1e-3, 1e3, 1e6])
+@pytest.mark.parametrize("kind", ["random", "checkerboard"])
+def test_extreme_contrasts_are_solved_to_the_tolerance(contrast, kind, random_cells):
+    cells = random_cells(1, 6, 6, 6)
+    if kind == "checkerboard":
+        x, y, z = torch.meshgrid(*[torch.arange(6)] * 3, indexing="ij")
+        cells = ((x + y + z) % 2 == 0)[None]
+    solution = rlnlib.solve_strain(cells, contrast, rtol=1e-6)
+    assert bool(solution.converged.all()) and float(solution.residual.max()) <= 1e-6
+    assert (solution.strain.mean((2, 3, 4))[0, 0] - 1).abs() < 1e-10
+
+
+def test_iterations_hardly_depend_on_the_size_but_for_want_of_the_preconditioner(monkeypatch):
+    """One inclusion, more and more voxels for it."""
+
+    def iterations(n):
+        cells = np.zeros((1, n, n, n), dtype=bool)
+        cells[:, : n // 2, : n // 2, : n // 2] = True
+        return int(rlnlib.solve_strain(cells, 50.0, rtol=1e-6).iterations[0])
+
+    assert iterations(32) <= 1.25 * iterations(16)
+    monkeypatch.setattr(voxel_fe.VoxelProblem, "precondition", lambda self, residual: residual)
+    assert iterations(32) > 1.6 * iterations(16)
+
+
+def test_hex8_stiffness_equals_an_independent_assembly(random_cells):
+    """scikit-fem assembles the same periodic trilinear elements its own way; compare K u for a random u."""
+    skfem = pytest.importorskip("skfem")
+    from skfem.helpers import ddot, eye, sym_grad, trace
+
+    n = 4
+    cells = random_cells(1, n, n, n)
+    operator = green.GreenOperator((n, n, n), "hex8")
+    problem = voxel_fe.VoxelProblem.from_labels(
+        cells.long(), [(1.0, 0.3), (7.0, 0.3)], torch.zeros(1, 6, dtype=torch.float64), operator
+    )
+    u = torch.randn(1, 3, n, n, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    mesh = skfem.MeshHex.init_tensor(*[np.arange(n + 1.0)] * 3)
+    basis = skfem.Basis(mesh, skfem.ElementVector(skfem.ElementHex1()), intorder=3)
+    centres = np.floor(mesh.p[:, mesh.t].mean(1)).astype(int)
+    young = np.where(cells[0].numpy()[tuple(centres)], 7.0, 1.0)
+    lam, mu = elasticity.lame_parameters(1.0, 0.3)
+
+    @skfem.BilinearForm
+    def stiffness(v, w, data):
+        strain = sym_grad(v)
+        return data.young * ddot(lam * eye(trace(strain), 3) + 2 * mu * strain, sym_grad(w))
+
+    k = stiffness.assemble(basis, young=np.repeat(young[:, None], basis.X.shape[1], axis=1))
+    nodes = np.rint(mesh.p).astype(int) % n  # the far faces are the near ones of the next period
+    values = np.zeros(basis.N)
+    for component in range(3):
+        values[basis.nodal_dofs[component]] = u[0, component].numpy()[tuple(nodes)]
+    forces = k @ values
+    expected = np.zeros((3, n, n, n))
+    for component in range(3):
+        np.add.at(expected[component], tuple(nodes), forces[basis.nodal_dofs[component]])
+    assert np.abs(problem.apply(u)[0].numpy() - expected).max() < 1e-10
+
+
+def test_phases_in_the_list_are_those_of_the_short_form(random_cells):
+    cells = random_cells(2, 4, 4, 5)
+    short = rlnlib.solve_strain(cells, 9.0, poisson=0.2, rtol=1e-10)
+    listed = rlnlib.solve_strain(cells.long(), phases=[(2.0, 0.2), (18.0, 0.2)], rtol=1e-10)
+    assert (short.strain - listed.strain).abs().max() < 1e-8
+    assert torch.allclose(2 * short.effective_stress, listed.effective_stress, rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", DISCRETIZATIONS)
+def test_three_phases_with_different_poisson_ratios(name):
+    """Where two of the three phases are one material, the labels do not matter."""
+    labels = torch.randint(0, 3, (1, 5, 5, 5), generator=torch.Generator().manual_seed(0))
+    three = rlnlib.solve_strain(labels, phases=[(1.0, 0.1), (10.0, 0.4), (10.0, 0.4)], discretization=name, rtol=1e-10)
+    two = rlnlib.solve_strain(labels.clamp(max=1), phases=[(1.0, 0.1), (10.0, 0.4)], discretization=name, rtol=1e-10)
+    assert bool(three.converged.all())
+    assert (three.strain - two.strain).abs().max() < 1e-8
+
+
+def test_a_failed_cell_is_named_and_its_iterate_kept(random_cells):
+    cells = torch.cat([torch.zeros(1, 6, 6, 6, dtype=torch.bool), random_cells(1, 6, 6, 6)])
+    with pytest.warns(RuntimeWarning, match=r"1 of 2 cells .* cell 1 \(residual .*raise max_iterations"):
+        solution = rlnlib.solve_strain(cells, 50.0, max_iterations=3)
+    assert solution.converged.tolist() == [True, False]
+    assert solution.iterations.tolist() == [0, 3]
+    assert 0 < solution.residual[1] < 1
+    assert (solution.strain[1, 0] - 1).abs().max() > 0.1
+
+
+def test_residual_history_starts_at_one_and_ends_below_the_tolerance(random_cells):
+    solution = rlnlib.solve_strain(random_cells(1, 6, 6, 6), 10.0, rtol=1e-6)
+    history = solution.residuals[0]
+    assert history[0] == 1 and len(history) == int(solution.iterations[0]) + 1
+    assert float(solution.residual[0]) <= 1e-6 < float(history[-2])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"stiff": np.zeros((4, 4), bool)}, "shape"),
+        ({"stiff": np.zeros((0, 4, 4, 4), bool)}, "no cell"),
+        ({"stiff": np.zeros((1, 4, 4, 1), bool)}, "2 voxels"),
+        ({"stiff": np.zeros((1, 4, 4, 4))}, "dtype"),
+        ({"stiff": np.full((1, 4, 4, 4), np.nan)}, "NaN"),
+        ({"stiff": np.full((1, 4, 4, 4), 2)}, "labels"),
+        ({"stiff": [["a"]]}, "array"),
+        ({"contrast": 0}, "contrast"),
+        ({"contrast": -3.0}, "contrast"),
+        ({"contrast": float("nan")}, "contrast"),
+        ({"contrast": None}, "contrast"),
+        ({"contrast": 2, "phases": [(1, 0.3), (2, 0.3)]}, "not both"),
+        ({"contrast": None, "phases": [(1, 0.3), (-2, 0.3)]}, "Young"),
+        ({"contrast": None, "phases": [1, 2]}, "pairs"),
+        ({"poisson": 0.5}, "poisson"),
+        ({"poisson": -1.0}, "poisson"),
+        ({"macroscopic_strain": (1, 0, 0)}, "shape"),
+        ({"macroscopic_strain": (float("nan"), 0, 0, 0, 0, 0)}, "NaN"),
+        ({"discretization": "hex20"}, "'bbar'"),
+        ({"rtol": -1.0}, "rtol"),
+        ({"rtol": 0.0}, "both 0"),
+        ({"max_iterations": 0}, "max_iterations"),
+        ({"dtype": torch.float16}, "dtype"),
+    ],
+)
+def test_bad_input_is_refused_with_a_sentence(change, sentence):
+    arguments = {"stiff": np.eye(4, dtype=bool)[None, None].repeat(4, 1), "contrast": 10.0, **change}
+    with pytest.raises(ValueError, match=sentence):
+        rlnlib.solve_strain(**arguments)
