@@ -143,7 +143,8 @@ def error_of(path: Path) -> str | None:
         cells = nbformat.read(path, as_version=4).cells
     except (OSError, ValueError, nbformat.reader.NotJSONError):
         return None
-    for number, cell in enumerate(cells):
+    inserted = {"injected-parameters", "papermill-error-cell-tag"}  # by papermill
+    for number, cell in enumerate(cell for cell in cells if not inserted & set(cell.metadata.get("tags", []))):
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 tags = ", ".join(cell.metadata.get("tags", [])) or "no tag"

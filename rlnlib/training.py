@@ -111,7 +111,8 @@ def train(model: RLN, train_set, validation_set, config: TrainingConfig, folder,
                 if time.monotonic() - saved > 60 * config.checkpoint_minutes:
                     saved = time.monotonic()
                     _save(folder, model, optimizer, config, state)
-            _finish_epoch(model, held_out, config, state, optimizer.param_groups[0]["lr"])
+            if state["seen"] or not state["history"]:
+                _finish_epoch(model, held_out, config, state, optimizer.param_groups[0]["lr"])
             bar.set_postfix(validation_mase=f"{state['history'][-1]['validation_mase']:.2f} %")
             saved = time.monotonic()
             _save(folder, model, optimizer, config, state)

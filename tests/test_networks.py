@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from rlnlib import networks, rln
+from rlnlib.rln import RLN
+
+
+def count(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def field(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def test_parameter_counts_are_those_of_the_released_and_of_the_stated_network():
+    assert count(networks.VNet()) == 132_801
+    assert count(networks.VNet(blocks=3)) == 160_513
+    counts = {kind: count(RLN(**options)) for kind, options in rln.KINDS.items()}
+    assert counts == {"fln": 132_801, "rln-t": 132_801, "rln": 5 * 132_801}
+
+
+@pytest.mark.parametrize("size", [6, 7, 8])
+def test_output_has_the_size_of_the_input(size):
+    for network in (networks.VNet(), networks.ThreeLayerNet()):
+        assert network(field(2, 6, size, size, size)).shape == (2, 1, size, size, size)
+
+
+@torch.no_grad()
+def test_the_vnet_moves_with_even_shifts_on_even_sizes_only():
+    network, x = networks.VNet(), field(1, 6, 8, 8, 8)
+    out = network(x)
+
+    def error(shift):
+        return (network(x.roll(shift, (2, 3, 4))) - out.roll(shift, (2, 3, 4))).abs().max() / out.std()
+
+    assert error((2, 4, 6)) < 1e-5
+    assert error((1, 0, 0)) > 1e-3
+    odd = field(1, 6, 7, 7, 7)
+    assert (network(odd.roll(2, 2)) - network(odd).roll(2, 2)).abs().max() / network(odd).std() > 1e-3
+
+
+@torch.no_grad()
+def test_the_three_layer_network_moves_with_every_shift():
+    network, x = networks.ThreeLayerNet(), field(1, 6, 7, 5, 6)
+    assert torch.allclose(network(x.roll((1, 2, 3), (2, 3, 4))), network(x).roll((1, 2, 3), (2, 3, 4)), atol=1e-5)
+
+
+@torch.no_grad()
+def test_an_odd_axis_is_padded_by_two_below_and_three_above():
+    """The released networks' padding of 31 to 36, written out."""
+    network, x = networks.VNet(), field(1, 6, 7, 7, 7)
+    padded = torch.cat([x[..., -2:], x, x[..., :3]], -1)
+    padded = torch.cat([padded[..., -2:, :], padded, padded[..., :3, :]], -2)
+    padded = torch.cat([padded[..., -2:, :, :], padded, padded[..., :3, :, :]], -3)
+    assert torch.allclose(network(x), network(padded)[..., 2:9, 2:9, 2:9], atol=1e-6)
+
+
+def test_an_unknown_network_is_refused():
+    with pytest.raises(ValueError, match="'vnet'"):
+        networks.make_proximal("unet", 6)

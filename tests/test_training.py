@@ -1,0 +1,165 @@
+import dataclasses
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import rlnlib
+from rlnlib import training
+from rlnlib.rln import KINDS, RLN
+from rlnlib.training import TrainingConfig, train
+
+
+@pytest.fixture(scope="module")
+def sets():
+    cells = rlnlib.generate_cells(24, size=6, grain_size=(1, 4), seed=0)
+    strain = rlnlib.solve_strain(cells, 10.0, rtol=1e-4, dtype=torch.float32).strain[:, 0]
+    cells = torch.from_numpy(cells)
+    return (cells[:16], strain[:16]), (cells[16:], strain[16:])
+
+
+CONFIG = TrainingConfig(epochs=4, batch_size=6, augment=True)
+
+
+def model(kind="fln"):
+    torch.manual_seed(0)
+    return RLN(**KINDS[kind])
+
+
+@pytest.mark.parametrize("loss", training.LOSSES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_falls_and_the_best_epoch_is_kept(kind, loss, sets, tmp_path):
+    network = model(kind)
+    history = train(network, *sets, dataclasses.replace(CONFIG, loss=loss, epochs=6), tmp_path, device="cpu")
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5, 6]
+    assert history[-1]["training_loss"] < 0.9 * history[0]["training_loss"]
+    error = float(rlnlib.mase(rlnlib.predict_strain(network, sets[1][0]), sets[1][1]).mean())
+    assert error == pytest.approx(min(row["validation_mase"] for row in history), rel=1e-4)
+    for stored, row in zip(training.read_history(tmp_path), history, strict=True):
+        assert stored == pytest.approx(row)
+
+
+def test_learning_rate_falls_along_a_cosine(sets, tmp_path):
+    history = train(model(), *sets, CONFIG, tmp_path, device="cpu")
+    assert history[-1]["learning_rate"] < 0.02 * CONFIG.learning_rate
+    assert training._cosine(CONFIG, 0) == 2e-3
+    assert training._cosine(CONFIG, 0.5) == pytest.approx(1e-3, rel=1e-4)
+    assert training._cosine(CONFIG, 1) == pytest.approx(1e-8)
+
+
+def test_losses_are_those_of_the_text_and_of_the_code():
+    target = torch.full((2, 1, 2, 2, 2), 2.0)
+    iterates = [target + 1, target - 3]
+    assert float(training.training_loss(iterates, target, "mse")) == pytest.approx(1 + 9)
+    assert float(training.training_loss(iterates, target, "rmse")) == pytest.approx(100 * (1 + 3) / 2 / 2)
+
+
+SCRIPT = """
+import sys, torch
+import rlnlib
+from rlnlib.rln import KINDS, RLN
+from rlnlib.training import TrainingConfig, train
+torch.set_num_threads(1)
+cells = rlnlib.generate_cells(48, size=6, grain_size=(1, 4))
+strain = rlnlib.solve_strain(cells, 10.0, rtol=1e-4, dtype=torch.float32).strain[:, 0]
+cells = torch.from_numpy(cells)
+torch.manual_seed(0)
+network = RLN(**KINDS["fln"])
+config = TrainingConfig(epochs=12, batch_size=4, augment=True, checkpoint_minutes=0.002)
+print("ready", flush=True)
+train(network, (cells[:40], strain[:40]), (cells[40:], strain[40:]), config, sys.argv[1], device="cpu")
+torch.save(network.state_dict(), sys.argv[2])
+"""
+
+
+def test_a_killed_and_resumed_run_equals_an_undisturbed_one(tmp_path):
+    def start(name):
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path / name), str(tmp_path / f"{name}.pt")]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+    assert start("calm").wait() == 0
+    draw, kills = random.Random(0), 0
+    while not (tmp_path / "killed.pt").exists():
+        process = start("killed")
+        if kills < 2:
+            process.stdout.readline()
+            deadline = time.monotonic() + 60
+            while not (tmp_path / "killed" / training.CHECKPOINT).exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(draw.uniform(0.1, 0.6))
+            process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        assert kills < 10
+    assert kills == 2
+    calm, killed = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("calm", "killed"))
+    assert all(torch.equal(calm[name], killed[name]) for name in calm)
+
+
+def test_a_finished_run_is_only_read(sets, tmp_path):
+    first = model()
+    history = train(first, *sets, CONFIG, tmp_path, device="cpu")
+    stamp = (tmp_path / training.CHECKPOINT).stat().st_mtime_ns
+    again = RLN(**KINDS["fln"])
+    assert train(again, *sets, CONFIG, tmp_path, device="cpu") == history
+    assert (tmp_path / training.CHECKPOINT).stat().st_mtime_ns == stamp
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
+def test_a_run_with_another_recipe_or_a_damaged_checkpoint_is_refused(sets, tmp_path):
+    train(model(), *sets, CONFIG, tmp_path, device="cpu")
+    with pytest.raises(OSError, match="another recipe"):
+        train(model(), *sets, dataclasses.replace(CONFIG, seed=1), tmp_path, device="cpu")
+    with pytest.raises(OSError, match="another recipe"):
+        train(model("rln-t"), *sets, CONFIG, tmp_path, device="cpu")
+    checkpoint = tmp_path / training.CHECKPOINT
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(OSError, match="damaged"):
+        train(model(), *sets, CONFIG, tmp_path, device="cpu")
+
+
+def test_time_runs_out_where_it_is_limited(sets, tmp_path):
+    config = dataclasses.replace(CONFIG, epochs=100_000, max_minutes=0.05)
+    history = train(model(), *sets, config, tmp_path, device="cpu")
+    assert 1 <= len(history) < 100_000
+    assert history[-1]["learning_rate"] < 0.2 * CONFIG.learning_rate
+    assert train(model(), *sets, config, tmp_path, device="cpu") == history
+
+
+def test_augmented_pairs_are_pairs(sets):
+    """The strain of the moved cell is the moved strain: the symmetries are exact for this load."""
+    (cells, _), _ = sets
+    exact = rlnlib.solve_strain(cells[:6], 10.0, rtol=1e-10).strain[:, 0]
+    moved, field = training.augmented(cells[:6], exact, torch.Generator().manual_seed(0))
+    again = rlnlib.solve_strain(moved, 10.0, rtol=1e-10).strain[:, 0]
+    assert (again - field).abs().max() < 1e-7
+    assert not torch.equal(moved, cells[:6])
+    # Exchanging the loaded axis is no symmetry.
+    turned = rlnlib.solve_strain(cells[:6].transpose(1, 3), 10.0, rtol=1e-10).strain[:, 0]
+    assert (turned - exact.transpose(1, 3)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 0},
+        {"batch_size": 1.5},
+        {"learning_rate": -1.0},
+        {"loss": "mae"},
+        {"precision": "int8"},
+        {"max_minutes": 0.0},
+    ],
+)
+def test_bad_recipes_are_refused(change):
+    with pytest.raises(ValueError):
+        dataclasses.replace(CONFIG, **change)
+
+
+def test_bad_sets_are_refused(sets, tmp_path):
+    (cells, strain), held_out = sets
+    for bad in ((cells[:0], strain[:0]), (cells, strain[:3]), (cells, strain * float("nan"))):
+        with pytest.raises(ValueError, match="train_set"):
+            train(model(), bad, held_out, CONFIG, tmp_path, device="cpu")
