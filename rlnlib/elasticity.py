@@ -69,6 +69,14 @@ def mandel_from_voigt(matrix) -> torch.Tensor:
     return matrix * weight[:, None] * weight
 
 
+def midpoint_medium(phases) -> tuple[float, float]:
+    """(young, poisson) half-way between the extreme Lame parameters of the phases: of all reference media, the fixed
+    point converges best with this one, where the phases have one Poisson ratio."""
+    lame = torch.tensor([lame_parameters(*phase) for phase in phases], dtype=torch.float64)
+    lam, mu = ((lame.amin(0) + lame.amax(0)) / 2).tolist()
+    return mu * (3 * lam + 2 * mu) / (lam + mu), lam / (2 * (lam + mu))
+
+
 def voigt_bound(stiffnesses, fractions) -> torch.Tensor:
     """Upper bound C <= sum_h c_h C^h (uniform strain). Shape: (P, 6, 6), (P,) -> (6, 6)."""
     stiffnesses, fractions = _mixture(stiffnesses, fractions)

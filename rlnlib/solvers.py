@@ -1,14 +1,15 @@
-r"""Iterations for K u = f on a batch of cells, and what they return.
+r"""Iterations for K u = f and for y = Phi(y) on a batch of cells, and what they return.
 
-Each cell stops by itself, when ``||f - K u|| <= max(rtol * ||f||, atol)`` for the residual recomputed from u, and
-costs nothing afterwards.
+Each cell stops by itself, when ``||f - K u|| <= max(rtol * ||f||, atol)`` for the residual recomputed from u; for
+y = Phi(y) the residual is y - Phi(y), and that of y_R takes the place of f.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -178,6 +179,145 @@ def conjugate_gradient(
     scale = torch.where(rhs_norm > 0, rhs_norm, 1)
     residuals = torch.stack(history, 1) / scale[:, None]
     return solution, Statistics(true_norm <= threshold, iterations, residuals, true_norm / scale)
+
+
+class FixedPointEquation(Protocol):
+    """y = Phi(y) for a batch; see :class:`rlnlib.lippmann_schwinger.GoverningEquation`."""
+
+    reference: torch.Tensor
+
+    def perturbation(self, y: torch.Tensor) -> torch.Tensor: ...
+
+    def residual(self, y: torch.Tensor) -> torch.Tensor: ...
+
+    def linearized(self, direction: torch.Tensor) -> torch.Tensor: ...
+
+    def gradient(self, residual: torch.Tensor) -> torch.Tensor: ...
+
+    def project(self, y: torch.Tensor) -> torch.Tensor: ...
+
+
+Proximal = Callable[[list[torch.Tensor]], torch.Tensor]
+
+
+def moulinec(equation: FixedPointEquation) -> Proximal:
+    """f^M(y) = -sum_h Gamma^h * (m^h y) (eq. 25), so that y_i = Phi(y_{i-1}) (Moulinec & Suquet 1998)."""
+    return lambda past: equation.perturbation(past[0])
+
+
+def gradient_descent(equation: FixedPointEquation, step="line_search", direction: str = "gradient") -> Proximal:
+    """f^G(y) = y - y_R - gamma d, with d the gradient of half the squared residual (eqs. 26 to 28).
+
+    ``step`` is gamma itself, "line_search" (the gamma with the smallest residual) or "barzilai_borwein" (from the
+    last two iterates, 1988; the first step by line search). ``direction`` "residual" takes d = y - Phi(y) instead,
+    which does not square the condition number; with it a step of 1 is Moulinec's scheme.
+
+    A gradient has a mean where y may not have one, which :meth:`project` takes off. Use each f for one run: the
+    Barzilai-Borwein step remembers the last iterate.
+    Raises ValueError for another name, or a step that is not positive.
+    """
+    if isinstance(step, str):
+        _checks.one_of("step", step, ("line_search", "barzilai_borwein"))
+    else:
+        step = _checks.positive("step", step)
+    _checks.one_of("direction", direction, ("gradient", "residual"))
+    last: dict[str, torch.Tensor] = {}
+
+    def descend(past):
+        y = past[0]
+        residual = equation.residual(y)
+        d = equation.project(equation.gradient(residual)) if direction == "gradient" else residual
+        if not isinstance(step, str):
+            return y - equation.reference - step * d
+        if step == "line_search" or not last:
+            image = equation.linearized(d)
+            gamma = _ratio(inner(residual, image), inner(image, image))
+        else:
+            s = y - last["y"]
+            gamma = _ratio(inner(s, s), inner(s, d - last["d"]))
+        last.update(y=y, d=d)
+        return y - equation.reference - _over_cells(gamma, y) * d
+
+    return descend
+
+
+def anderson(equation: FixedPointEquation, depth: int = 5) -> Proximal:
+    """Moulinec's f, mixed over the last ``depth`` steps so that the residual is smallest (Anderson 1965).
+
+    Use each f for one run: it remembers those steps. Raises ValueError for a depth below 1.
+    """
+    depth = _checks.positive_integer("depth", depth)
+    images: list[torch.Tensor] = []
+    residuals: list[torch.Tensor] = []
+
+    def mix(past):
+        images.append(equation.perturbation(past[0]))
+        residuals.append(equation.residual(past[0]))
+        del images[: -depth - 1], residuals[: -depth - 1]
+        mixed = images[-1]
+        changes = [new - old for old, new in itertools.pairwise(residuals)]
+        if changes:
+            gram = torch.stack([torch.stack([inner(a, b) for b in changes], -1) for a in changes], -2)  # (B, D, D)
+            slope = torch.stack([inner(a, residuals[-1]) for a in changes], -1)
+            scale = gram.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(gram.dtype).tiny).rsqrt()
+            scaled = scale[..., None] * gram * scale[..., None, :]
+            inverse = torch.linalg.pinv(scaled, rtol=1e-12, hermitian=True)
+            weights = scale * (inverse @ (scale * slope)[..., None])[..., 0]
+            for n, (old, new) in enumerate(itertools.pairwise(images)):
+                mixed = mixed - _over_cells(weights[:, n], mixed) * (new - old)
+        return mixed
+
+    return mix
+
+
+#: The iterations on the Lippmann-Schwinger equation that :func:`rlnlib.solve_strain` knows, by name.
+ITERATIONS: dict[str, Callable[[FixedPointEquation], Proximal]] = {
+    "fixed_point": moulinec,
+    "gradient_descent": gradient_descent,
+    "barzilai_borwein": lambda equation: gradient_descent(equation, "barzilai_borwein", "residual"),
+    "anderson": anderson,
+}
+
+#: A cell whose residual has grown by this factor has diverged.
+_DIVERGED = 1e6
+#: Residuals below this part of ||y_R|| are rounding: a homogeneous cell has one, up to 1e-14.
+_ROUNDING = {torch.float64: 1e-13, torch.float32: 1e-5}
+
+
+def iterate(
+    equation: FixedPointEquation, proximal: Proximal, stopping: StoppingRule
+) -> tuple[torch.Tensor, Statistics]:
+    """The loop of Fig. 2a with one f, until ``||y - Phi(y)|| <= max(rtol * ||y_R - Phi(y_R)||, atol)`` for each cell.
+
+    A cell that has converged, or diverged, keeps its best iterate and is left out of account while the others go on.
+
+    Shape: -> y like ``equation.reference``, statistics.
+    """
+    best = equation.reference
+    first = norm(equation.residual(best))
+    threshold = torch.maximum(stopping.threshold(first), _ROUNDING[best.dtype] * norm(best))
+    least, history = first.clone(), [first]
+    iterations = torch.zeros_like(first, dtype=torch.int64)
+    active = first > threshold
+    passes = (proximal for _ in range(stopping.max_iterations))
+    if bool(active.any()):
+        for y in recurrence(passes, equation.reference):
+            size = norm(equation.residual(y))
+            iterations += active
+            history.append(torch.where(active, size, torch.nan))
+            better = active & (size < least)
+            best, least = torch.where(_over_cells(better, y), y, best), torch.where(better, size, least)
+            active = active & (size > threshold) & (size < _DIVERGED * first)
+            if not bool(active.any()):
+                break
+    scale = torch.where(first > threshold, first, 1)
+    residuals = torch.stack(history, 1) / scale[:, None]
+    return best, Statistics(least <= threshold, iterations, residuals, least / scale)
+
+
+def _ratio(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a / b for each cell; 0 where b is not positive, as for a cell that is solved exactly."""
+    return torch.where(b > 0, a / torch.where(b > 0, b, 1), 0)
 
 
 def _over_cells(value: torch.Tensor, field: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from tqdm.auto import tqdm
 
-from rlnlib import _checks, elasticity, green, solvers
+from rlnlib import _checks, elasticity, green, lippmann_schwinger, solvers
 from rlnlib.solvers import Solution, StoppingRule
 
 #: Voxels solved together. CPU: the two work arrays, 24 values a voxel each, stay near the caches. GPU: fills it.
@@ -33,6 +33,8 @@ def solve_strain(
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
     progress: bool = False,
+    solver: str = "conjugate_gradient",
+    reference: tuple[float, float] | None = None,
 ) -> Solution:
     """Strain and stress of periodic cells under a prescribed macroscopic strain (eqs. 1 and 2).
 
@@ -41,18 +43,28 @@ def solve_strain(
     of ``contrast``. A cell has converged when ``||residual|| <= max(rtol * ||rhs||, atol)`` for its nodal forces;
     one that has not is named in a RuntimeWarning and in ``Solution.converged``.
 
+    ``solver`` is "conjugate_gradient", or one that iterates the Lippmann-Schwinger equation at the integration points
+    (``solvers.ITERATIONS``: "fixed_point", "gradient_descent", "barzilai_borwein", "anderson"), slower and for
+    comparison; its residual is y - Phi(y) for the strain y, its rhs the residual of the macroscopic strain.
+    ``reference`` is (young, poisson) of the reference medium.
+
     Shape: stiff (B, N1, N2, N3), bool or 0/1, or (N1, N2, N3) for a batch of one; macroscopic_strain (6,) or (B, 6),
     Mandel order 11, 22, 33, 23, 13, 12 -> :class:`~rlnlib.solvers.Solution` with fields (B, 6, N1, N2, N3).
-    Raises ValueError for a wrong shape, label, contrast, Poisson ratio, strain, discretization, dtype or tolerance.
+    Raises ValueError for a wrong shape, label, contrast, Poisson ratio, strain, discretization, dtype, tolerance,
+    solver or reference.
     """
     phases = _checks.as_phases(contrast, poisson, phases)
     labels = _checks.as_labels(stiff, len(phases))
     device = torch.device(device) if device is not None else labels.device
     strain = _checks.mandel_vector("macroscopic_strain", macroscopic_strain, batch=len(labels))
     stopping = StoppingRule(rtol, atol, max_iterations)
-    operator = green.GreenOperator(
-        labels.shape[1:], discretization, *_reference_medium(phases), dtype=torch.float64, device=device
-    )
+    _checks.one_of("solver", solver, ("conjugate_gradient", *solvers.ITERATIONS))
+    if reference is None:
+        choose = _reference_medium if solver == "conjugate_gradient" else elasticity.midpoint_medium
+        reference = choose(phases)
+    elif len(reference) != 2:
+        raise ValueError(f"reference must be (young, poisson) of the reference medium; it is {reference!r}.")
+    operator = green.GreenOperator(labels.shape[1:], discretization, *reference, dtype=torch.float64, device=device)
     _checks.floating(dtype)
     voxels = labels[0].numel()
     chunk = max(1, _CHUNK_VOXELS.get(device.type, _CHUNK_VOXELS["cpu"]) // voxels)
@@ -60,7 +72,8 @@ def solve_strain(
     with tqdm(total=len(labels), unit="cell", disable=not progress) as bar:
         for first in range(0, len(labels), chunk):
             cells = slice(first, first + chunk)
-            part = _solve_chunk(labels[cells].to(device), phases, strain[cells].to(device), operator, stopping)
+            arguments = labels[cells].to(device), phases, strain[cells].to(device), operator, stopping
+            part = _solve_chunk(*arguments) if solver == "conjugate_gradient" else _iterate_chunk(*arguments, solver)
             parts.append(part.to(dtype))
             bar.update(len(parts[-1].converged))
     solution = solvers.concatenate(parts)
@@ -179,9 +192,7 @@ def _reference_medium(phases) -> tuple[float, float]:
     otherwise the midpoint of the Lame parameters."""
     if len({nu for _, nu in phases}) == 1:
         return 1.0, phases[0][1]
-    lame = torch.tensor([elasticity.lame_parameters(*phase) for phase in phases], dtype=torch.float64)
-    lam, mu = ((lame.amin(0) + lame.amax(0)) / 2).tolist()
-    return mu * (3 * lam + 2 * mu) / (lam + mu), lam / (2 * (lam + mu))
+    return elasticity.midpoint_medium(phases)
 
 
 def _solve_chunk(labels, phases, macroscopic_strain, operator, stopping) -> Solution:
@@ -191,4 +202,15 @@ def _solve_chunk(labels, phases, macroscopic_strain, operator, stopping) -> Solu
     u, statistics = solvers.conjugate_gradient(problem, stopping, work_dtype)
     strain = problem.strain(u) + macroscopic_strain.to(u)[:, :, None, None, None]
     stress = problem.stress(strain)
+    return Solution(strain, stress, stress.mean((2, 3, 4)), **vars(statistics))
+
+
+def _iterate_chunk(labels, phases, macroscopic_strain, operator, stopping, solver) -> Solution:
+    equation = lippmann_schwinger.from_green_operator(operator, labels, phases, macroscopic_strain)
+    y, statistics = solvers.iterate(equation, solvers.ITERATIONS[solver](equation), stopping)
+    table = torch.tensor([elasticity.lame_parameters(*phase) for phase in phases], dtype=torch.float64)
+    lam, mu = table.to(y.device)[labels][:, None].unbind(-1)
+    strain = y.mean(1)
+    stress = 2 * mu * strain
+    stress[:, :3] += lam * strain[:, :3].sum(1, keepdim=True)
     return Solution(strain, stress, stress.mean((2, 3, 4)), **vars(statistics))

@@ -1,0 +1,285 @@
+r"""y = y_R - G * B(y): governing equations in Lippmann-Schwinger form (eqs. 12 to 19).
+
+A governing equation H(y) = 0 is split into L_a, linear and the same everywhere, and the rest B (eq. 13). The Green's
+function G of L_a turns it into y = Phi(y), which a field solves exactly if it solves H(y) = 0.
+
+Three of them: elasticity, y being the strain; heat conduction, y being the temperature gradient; and the scattering of
+a wave in one dimension, the problem the equation is named after. In the first two, L_a and B carry the sign of
+B^T = -div, the adjoint of the gradient; it cancels in Phi.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from rlnlib import _checks, elasticity, green
+
+Operator = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _itself(y: torch.Tensor) -> torch.Tensor:
+    return y
+
+
+@dataclass
+class GoverningEquation:
+    """H(y) = L_a y + B(y) = 0 (eq. 13a), with what its Lippmann-Schwinger form needs.
+
+    ``reference`` is y_R with L_a y_R = 0; ``linear`` is L_a; ``green`` applies its Green's function, b -> G * b
+    (eq. 16); ``heterogeneous`` is B, which is linear in y for the equations of this module; ``transpose`` is the
+    adjoint of y -> G * B(y), needed by gradient descent alone; ``project`` takes a field to the nearest perturbation
+    that is admissible: one of zero mean, where the mean of y is prescribed.
+
+    Shape: y and y_R (B, ..., N1, N2, N3).
+    """
+
+    reference: torch.Tensor
+    linear: Operator
+    green: Operator
+    heterogeneous: Operator
+    transpose: Operator | None = None
+    project: Operator = _itself
+    _last: tuple | None = field(default=None, repr=False)
+
+    def governing(self, y: torch.Tensor) -> torch.Tensor:
+        """H(y) (eq. 13a)."""
+        return self.linear(y) + self.heterogeneous(y)
+
+    def perturbation(self, y: torch.Tensor) -> torch.Tensor:
+        """-G * B(y): what the right-hand side of eq. 18 adds to y_R."""
+        # The residual of an iterate and the step from it need the same; a change in place would be a new version.
+        if self._last is None or self._last[0] is not y or self._last[1] != y._version:
+            self._last = (y, y._version, -self.green(self.heterogeneous(y)))
+        return self._last[2]
+
+    def phi(self, y: torch.Tensor) -> torch.Tensor:
+        """Phi(y) = y_R - G * B(y) (eq. 19)."""
+        return self.reference + self.perturbation(y)
+
+    def residual(self, y: torch.Tensor) -> torch.Tensor:
+        """y - Phi(y), zero for the solution (eq. 20)."""
+        return y - self.phi(y)
+
+    def linearized(self, direction: torch.Tensor) -> torch.Tensor:
+        """(I + d/dy G * B) applied to a direction: how the residual changes along it, for B linear in y."""
+        return direction + self.green(self.heterogeneous(direction))
+
+    def gradient(self, residual: torch.Tensor) -> torch.Tensor:
+        """(I + d/dy G * B)^T residual: the gradient of eq. 24 where ``residual = residual(y)``.
+
+        Eq. 27 writes the first factor without the transpose that differentiation gives.
+        """
+        if self.transpose is None:
+            raise ValueError("This equation has no transpose, which its gradient needs: pass transpose=...")
+        return residual + self.transpose(residual)
+
+
+def elastic_equation(
+    stiff,
+    contrast: float | None = None,
+    poisson: float = 0.3,
+    macroscopic_strain=(1, 0, 0, 0, 0, 0),
+    discretization: str = "bbar",
+    phases: list[tuple[float, float]] | None = None,
+    reference: tuple[float, float] | None = None,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+) -> GoverningEquation:
+    """Elastic equilibrium (eqs. 3 and 11): y is the strain at the integration points.
+
+    ``reference`` is (young, poisson) of C^R, by default :func:`rlnlib.elasticity.midpoint_medium`. The other arguments
+    are those of :func:`rlnlib.solve_strain`.
+
+    Shape: y (B, G, 6, N1, N2, N3), Mandel; L_a y and B(y) are nodal forces (B, 3, N1, N2, N3).
+    Raises ValueError as :func:`rlnlib.solve_strain` does, and for a reference that is no pair.
+    """
+    phases = _checks.as_phases(contrast, poisson, phases)
+    labels = _checks.as_labels(stiff, len(phases))
+    labels = labels.to(device or labels.device)
+    strain = _checks.mandel_vector("macroscopic_strain", macroscopic_strain, batch=len(labels)).to(labels.device)
+    if reference is None:
+        reference = elasticity.midpoint_medium(phases)
+    elif len(reference) != 2:
+        raise ValueError(f"reference must be (young, poisson) of the reference medium; it is {reference!r}.")
+    operator = green.GreenOperator(labels.shape[1:], discretization, *reference, dtype=dtype, device=labels.device)
+    return from_green_operator(operator, labels, phases, strain)
+
+
+def from_green_operator(operator: green.GreenOperator, labels, phases, macroscopic_strain) -> GoverningEquation:
+    """Elastic equilibrium with the reference medium and the grid of ``operator``.
+
+    Shape: labels (B, N1, N2, N3) int64, macroscopic_strain (B, 6) float64.
+    """
+    table = torch.tensor([elasticity.lame_parameters(*phase) for phase in phases], dtype=torch.float64)
+    excess = (table - torch.tensor(operator.lame, dtype=torch.float64)).to(labels.device, operator.dtype)
+    lam, mu = excess[labels][:, None].unbind(-1)  # of C' = C - C^R; (B, 1, N1, N2, N3)
+    uniform = macroscopic_strain.to(operator.dtype).view(-1, 1, 6, 1, 1, 1)
+
+    def polarization(y):
+        """C' y, that is the sum over the phases of C^h' (m^h y)."""
+        return _hooke(y, lam, mu)
+
+    return GoverningEquation(
+        reference=uniform.expand(-1, operator.integration_points, -1, *operator.shape).contiguous(),
+        linear=lambda y: operator.divergence(_hooke(y, *operator.lame)),  # div (C^R y), eq. 4
+        green=lambda b: operator.gradient(operator.displacement(b)),
+        heterogeneous=lambda y: operator.divergence(polarization(y)),  # div (C' y), eq. 3
+        # G * B = Gamma^0 C', and Gamma^0 and C' are their own adjoints.
+        transpose=lambda r: polarization(operator(r)),
+        project=lambda y: y - y.mean((1, 3, 4, 5), keepdim=True),
+    )
+
+
+def green_kernel(operator: green.GreenOperator) -> torch.Tensor:
+    """The kernel of Gamma^0 (the G-hat of eq. 10) on the grid: strain around a unit stress in the voxel at the origin.
+
+    The mean over the integration points, for a stress that is the same at all of them. With one integration point
+    (``continuous``, ``rotated``) the circular convolution with it is the operator.
+
+    Shape: -> (6, 6, N1, N2, N3): strain component, stress component.
+    """
+    points = operator.integration_points
+    impulse = torch.zeros(6, points, 6, *operator.shape, dtype=operator.dtype, device=operator._inverse.device)
+    for n in range(6):
+        impulse[n, :, n, 0, 0, 0] = 1
+    return operator(impulse).mean(1).movedim(0, 1)
+
+
+def phase_kernels(operator: green.GreenOperator, phases: list[tuple[float, float]]) -> torch.Tensor:
+    """Gamma^h = G-hat (C^h - C^R), the stencils of eq. 11, one for each phase.
+
+    Shape: -> (P, 6, 6, N1, N2, N3).
+    """
+    reference = elasticity.stiffness_from_lame(*operator.lame)
+    excess = torch.stack([elasticity.isotropic_stiffness(*phase) - reference for phase in phases])
+    kernel = green_kernel(operator)
+    return torch.einsum("nmxyz,pmk->pnkxyz", kernel, excess.to(kernel))
+
+
+def convolve(kernel: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Periodic convolution (the * of eq. 10) of a matrix-valued kernel with a field, by Fourier transforms.
+
+    Shape: (R, C, N1, N2, N3), (B, C, N1, N2, N3) -> (B, R, N1, N2, N3).
+    """
+    axes, shape = (-3, -2, -1), values.shape[-3:]
+    spectra = torch.fft.rfftn(kernel, dim=axes), torch.fft.rfftn(values, dim=axes)
+    return torch.fft.irfftn(torch.einsum("rcxyz,bcxyz->brxyz", *spectra), s=shape, dim=axes)
+
+
+def conduction_equation(
+    labels,
+    conductivities,
+    mean_gradient=(1.0, 0.0, 0.0),
+    reference: float | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> GoverningEquation:
+    """Heat conduction, div (k y) = 0 for the temperature gradient y, in the rotated discretization of the elastic one.
+
+    ``conductivities`` are those of the labels 0, 1, ...; ``reference`` is that of the reference medium, by default the
+    middle between the extreme ones.
+
+    Shape: labels (B, N1, N2, N3); y (B, 3, N1, N2, N3).
+    Raises ValueError for labels without a conductivity, or a conductivity that is not positive.
+    """
+    values = [_checks.positive("a conductivity", value) for value in conductivities]
+    labels = _checks.as_labels(labels, len(values), name="labels")
+    base = _checks.positive("reference", (min(values) + max(values)) / 2 if reference is None else reference)
+    mean = torch.as_tensor(mean_gradient, dtype=_checks.floating(dtype))
+    if mean.shape != (3,) or not bool(torch.isfinite(mean).all()):
+        raise ValueError(f"mean_gradient must be three finite numbers; it is {mean_gradient!r}.")
+    shape, axes = labels.shape[1:], (-3, -2, -1)
+    excess = (torch.tensor(values, dtype=dtype) - base).to(labels.device)[labels][:, None]
+    turns = [torch.exp(1j * angle) for angle in green._frequencies(shape)]
+    symbol = torch.stack(  # of d/dx_j at the voxel's centre: difference along j, mean along the others
+        [(turns[j] - 1) * (turns[j - 1] + 1) * (turns[j - 2] + 1) / 4 for j in range(3)]
+    ).to(labels.device, torch.complex128 if dtype == torch.float64 else torch.complex64)
+    square = symbol.abs().square().sum(0)
+    inverse = torch.where(square > 1e-12, 1 / square.clamp(min=1e-12), 0) / base
+
+    def transform(y):
+        return torch.fft.rfftn(y, dim=axes)
+
+    def back(spectrum):
+        return torch.fft.irfftn(spectrum, s=shape, dim=axes)
+
+    def divergence(q):
+        return back((symbol.conj() * transform(q)).sum(1, keepdim=True))
+
+    def apply_green(b):
+        return back(symbol * (inverse * transform(b)))
+
+    return GoverningEquation(
+        reference=mean.to(labels.device).view(1, 3, 1, 1, 1).expand(len(labels), 3, *shape).contiguous(),
+        linear=lambda y: base * divergence(y),
+        green=apply_green,
+        heterogeneous=lambda y: divergence(excess * y),
+        transpose=lambda r: excess * apply_green(divergence(r)),
+        project=lambda y: y - y.mean(axes, keepdim=True),
+    )
+
+
+def scattering_equation(potential, wavenumber: float, spacing: float) -> GoverningEquation:
+    r"""A wave in one dimension, y'' + k^2 y - V y = 0, that comes in from the left as exp(i k x).
+
+    L_a = d^2/dx^2 + k^2 and B(y) = -V y, which vanishes outside of the grid. The second derivative is the central
+    difference, and its own plane wave and Green's function stand in for the continuous ones,
+    exp(i q |x - s|) h / (2 i sin q h) with 2 cos q h = 2 - k^2 h^2, so L_a G = delta holds exactly on the grid; both
+    tend to those of the continuum with h^2.
+
+    Shape: potential (B, N) -> y (B, 2, N, 1, 1): real and imaginary part.
+    Raises ValueError for a potential of another shape, or a grid too coarse for the wave (k h >= 2).
+    """
+    values = torch.as_tensor(potential, dtype=torch.float64)
+    if values.ndim != 2 or values.numel() == 0 or not bool(torch.isfinite(values).all()):
+        raise ValueError(f"potential must be finite with the shape (B, N); its shape is {tuple(values.shape)}.")
+    k, h = _checks.positive("wavenumber", wavenumber), _checks.positive("spacing", spacing)
+    if k * h >= 2:
+        raise ValueError(f"wavenumber * spacing is {k * h:g}: the grid carries waves below 2 only. Refine it.")
+    phase = math.acos(1 - (k * h) ** 2 / 2)  # q h
+    position = torch.arange(values.shape[1], dtype=torch.float64)
+    incoming = torch.exp(1j * phase * position)
+    kernel = torch.exp(1j * phase * (position[:, None] - position).abs()) * h / (2j * math.sin(phase)) * h
+    reference = _as_real(incoming.expand(len(values), -1))
+
+    def linear(y):
+        scattered = _as_complex(y - reference)  # L_a y_R = 0
+        outgoing = complex(math.cos(phase), math.sin(phase))  # beyond the ends the scattered wave runs away
+        padded = torch.cat([outgoing * scattered[:, :1], scattered, outgoing * scattered[:, -1:]], 1)
+        return _as_real((padded[:, 2:] - 2 * scattered + padded[:, :-2]) / h**2 + k**2 * scattered)
+
+    def apply_green(b):
+        return _as_real(_as_complex(b) @ kernel)
+
+    def heterogeneous(y):
+        return -values[:, None, :, None, None] * y
+
+    return GoverningEquation(
+        reference=reference,
+        linear=linear,
+        green=apply_green,
+        heterogeneous=heterogeneous,
+        transpose=lambda r: heterogeneous(_as_real(_as_complex(r) @ kernel.conj())),  # kernel is symmetric
+    )
+
+
+def _hooke(y: torch.Tensor, lam, mu) -> torch.Tensor:
+    """C y for an isotropic C. Shape: (B, G, 6, N...) -> the same."""
+    if isinstance(mu, torch.Tensor):
+        lam, mu = lam[:, None], mu[:, None]
+    stress = 2 * mu * y
+    stress[:, :, :3] += lam * y[:, :, :3].sum(2, keepdim=True)
+    return stress
+
+
+def _as_complex(y: torch.Tensor) -> torch.Tensor:
+    """Shape: (B, 2, N, 1, 1) -> (B, N)."""
+    return torch.complex(y[:, 0, :, 0, 0], y[:, 1, :, 0, 0])
+
+
+def _as_real(z: torch.Tensor) -> torch.Tensor:
+    """Shape: (B, N) -> (B, 2, N, 1, 1)."""
+    return torch.stack([z.real, z.imag], 1)[..., None, None]

@@ -1,0 +1,127 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import rlnlib
+from rlnlib import lippmann_schwinger, solvers
+from rlnlib.green import DISCRETIZATIONS
+
+
+@pytest.mark.parametrize("solver", solvers.ITERATIONS)
+@pytest.mark.parametrize("name", DISCRETIZATIONS)
+def test_all_solvers_give_one_answer(solver, name, random_cells):
+    cells = random_cells(2, 4, 5, 3, fraction=0.3)
+    arguments = {"macroscopic_strain": (1, -0.5, 0.3, 0.4, -0.2, 0.7), "discretization": name}
+    expected = rlnlib.solve_strain(cells, 4.0, rtol=1e-12, **arguments)
+    solution = rlnlib.solve_strain(cells, 4.0, rtol=1e-11, solver=solver, **arguments)
+    assert bool(solution.converged.all())
+    assert (solution.strain - expected.strain).abs().max() < 1e-8
+    assert (solution.stress - expected.stress).abs().max() < 1e-8
+    assert (solution.effective_stress - expected.effective_stress).abs().max() < 1e-8
+
+
+@pytest.mark.parametrize("solver", solvers.ITERATIONS)
+def test_a_homogeneous_cell_needs_no_iteration(solver):
+    solution = rlnlib.solve_strain(np.zeros((1, 4, 4, 4), bool), 50.0, solver=solver)
+    assert solution.iterations.tolist() == [0] and bool(solution.converged.all())
+    assert (solution.strain[:, 0] - 1).abs().max() < 1e-13
+    assert bool(solution.residuals.isfinite().all())
+
+
+@pytest.mark.parametrize("solver", solvers.ITERATIONS)
+def test_a_solver_out_of_iterations_names_the_cell(solver, random_cells):
+    cells = torch.cat([torch.zeros(1, 4, 4, 4, dtype=torch.bool), random_cells(1, 4, 4, 4)])
+    with pytest.warns(RuntimeWarning, match=r"1 of 2 cells .* cell 1"):
+        solution = rlnlib.solve_strain(cells, 50.0, max_iterations=1, solver=solver)
+    assert solution.converged.tolist() == [True, False] and solution.iterations.tolist() == [0, 1]
+
+
+def test_a_cell_does_not_depend_on_its_batch(random_cells):
+    cells = torch.cat([random_cells(1, 4, 4, 4, fraction=f, seed=s) for f, s in ((0.2, 1), (0.7, 2))])
+    for solver in solvers.ITERATIONS:
+        together = rlnlib.solve_strain(cells, 5.0, solver=solver, rtol=1e-9)
+        alone = rlnlib.solve_strain(cells[1], 5.0, solver=solver, rtol=1e-9)
+        assert abs(int(alone.iterations) - int(together.iterations[1])) <= 1
+        assert (alone.strain[0] - together.strain[1]).abs().max() < 1e-8
+
+
+def rate(contrast, reference, cells):
+    equation = lippmann_schwinger.elastic_equation(cells, contrast, reference=reference)
+    rule = solvers.StoppingRule(1e-9, max_iterations=400)
+    _, statistics = solvers.iterate(equation, solvers.moulinec(equation), rule)
+    history = statistics.residuals[0]
+    last = int(statistics.iterations[0])
+    return float((history[last] / history[last - 10]) ** 0.1)
+
+
+def test_the_fixed_point_is_no_slower_than_theory_and_slower_with_another_reference(random_cells):
+    cells = random_cells(1, 5, 5, 5)
+    for contrast in (2.0, 10.0):
+        best = rate(contrast, None, cells)
+        assert 0.5 * (contrast - 1) / (contrast + 1) < best < (contrast - 1) / (contrast + 1) + 0.01
+        assert rate(contrast, (contrast, 0.3), cells) > best + 0.05
+
+
+def test_the_fixed_point_diverges_with_a_reference_below_half_of_the_stiffest(random_cells):
+    cells = random_cells(1, 5, 5, 5)
+    equation = lippmann_schwinger.elastic_equation(cells, 10.0, reference=(2.0, 0.3))
+    y, statistics = solvers.iterate(equation, solvers.moulinec(equation), solvers.StoppingRule(1e-8))
+    assert not bool(statistics.converged.any())
+    assert bool(y.isfinite().all()) and statistics.residual[0] <= 1  # the best iterate is kept
+
+
+def test_a_step_of_one_along_the_residual_is_moulinecs_scheme(random_cells):
+    equation = lippmann_schwinger.elastic_equation(random_cells(1, 4, 4, 4), 5.0)
+    runs = [
+        list(solvers.recurrence([proximal] * 4, equation.reference))[-1]
+        for proximal in (solvers.moulinec(equation), solvers.gradient_descent(equation, 1.0, "residual"))
+    ]
+    assert (runs[0] - runs[1]).abs().max() < 1e-13
+
+
+def test_gradient_descent_keeps_the_mean_strain_and_a_large_step_diverges(random_cells):
+    equation = lippmann_schwinger.elastic_equation(random_cells(1, 4, 4, 4), 5.0)
+    for y in solvers.recurrence([solvers.gradient_descent(equation, 0.3)] * 5, equation.reference):
+        assert (y - equation.reference).mean((1, 3, 4, 5)).abs().max() < 1e-13
+    rule = solvers.StoppingRule(1e-6)
+    small, large = [
+        solvers.iterate(equation, solvers.gradient_descent(equation, step), rule)[1] for step in (0.3, 3.0)
+    ]
+    assert bool(small.converged) and not bool(large.converged)
+
+
+def test_line_search_and_barzilai_borwein_need_fewer_iterations_in_this_order(random_cells):
+    equation = lippmann_schwinger.elastic_equation(random_cells(1, 5, 5, 5), 10.0)
+    rule = solvers.StoppingRule(1e-6)
+    counts = [
+        int(solvers.iterate(equation, solvers.gradient_descent(equation, *kind), rule)[1].iterations)
+        for kind in ((0.3,), ("line_search",), ("barzilai_borwein",), ("barzilai_borwein", "residual"))
+    ]
+    assert counts == sorted(counts, reverse=True) and counts[0] > 5 * counts[-1]
+
+
+def test_histories_start_at_one_and_end_with_nan_after_a_cell_has_stopped(random_cells):
+    cells = torch.cat([random_cells(1, 4, 4, 4, fraction=f) for f in (0.03, 0.5)])
+    solution = rlnlib.solve_strain(cells, 5.0, solver="fixed_point", rtol=1e-6)
+    for row, count in zip(solution.residuals, solution.iterations.tolist(), strict=True):
+        assert row[0] == 1 and row[count] <= 1e-6 and bool(row[count + 1 :].isnan().all())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda e: solvers.gradient_descent(e, "newton"),
+        lambda e: solvers.gradient_descent(e, -1.0),
+        lambda e: solvers.gradient_descent(e, math.nan),
+        lambda e: solvers.gradient_descent(e, direction="up"),
+        lambda e: solvers.anderson(e, 0),
+        lambda e: solvers.StoppingRule(rtol=-1),
+        lambda e: rlnlib.solve_strain(np.eye(3, dtype=bool)[None, None].repeat(3, 1), 5.0, solver="newton"),
+        lambda e: rlnlib.solve_strain(np.eye(3, dtype=bool)[None, None].repeat(3, 1), 5.0, reference=(1, 2, 3)),
+    ],
+)
+def test_bad_input_is_refused(call, random_cells):
+    with pytest.raises(ValueError, match="must"):
+        call(lippmann_schwinger.elastic_equation(random_cells(1, 3, 3, 3), 5.0))
