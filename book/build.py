@@ -29,6 +29,8 @@ import nbformat
 import papermill
 import yaml
 
+from rlnlib import claims
+
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = ROOT / "notebooks" / "profiles"
 BUILD = ROOT / "build"
@@ -243,10 +245,11 @@ def render(copies: Path) -> Path:
     shutil.copytree(ROOT / "book", stage / "book", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     (stage / "notebooks").mkdir()
     for path in notebooks():
-        shutil.copy(copies / path.name, stage / "notebooks")
+        nbformat.write(anchored(nbformat.read(copies / path.name, as_version=4)), stage / "notebooks" / path.name)
     for name in ("_config.yml", "_toc.yml", "CHANGELOG.md"):
         shutil.copy(ROOT / name, stage)
     (stage / "book" / "parameters.md").write_text(parameter_page())
+    (stage / "book" / "claims.md").write_text(claims_page(copies))
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(stage)]
     command += ["--path-output", str(BUILD / "html.partial")]
     shutil.rmtree(BUILD / "html.partial", ignore_errors=True)
@@ -268,6 +271,37 @@ def render(copies: Path) -> Path:
         raise Failure(f"Pages are missing from the HTML: {', '.join(missing)}.")
     print(f"{len(pages)} pages rendered.", flush=True)
     return BUILD / "html" / "index.html"
+
+
+def anchored(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook with a place to link to before each cell that measures a claim."""
+    cells = []
+    for cell in notebook.cells:
+        if any(claims.MEDIA_TYPE in output.get("data", {}) for output in cell.get("outputs", [])):
+            cells.append(nbformat.v4.new_markdown_cell(f'<a id="cell-{cell.metadata.tags[0]}"></a>'))
+        cells.append(cell)
+    notebook.cells = cells
+    return notebook
+
+
+def claims_page(copies: Path) -> str:
+    """The ledger of the paper's claims as a page: what was published, what we measured, and the derived status."""
+    entries = claims.ledger(ROOT / "book" / "claims.yml", [copies / path.name for path in notebooks()])
+    counts = ", ".join(f"{sum(e.status == s for e in entries)} {s}" for s in claims.STATUSES)
+    text = (ROOT / "book" / "claims_introduction.md").read_text() + f"\nOf {len(entries)} claims: {counts}.\n\n"
+    text += "| claim (section) | paper | ours | status |\n|---|---|---|---|\n"
+
+    def shown(value, unit: str) -> str:
+        return ("holds" if value else "does not hold") if isinstance(value, bool) else f"{value:,g} {unit}"
+
+    for entry in entries:
+        ours = "" if entry.value is None else f"{shown(entry.value, entry.unit)} ({entry.conditions})"
+        if entry.where:
+            notebook, tag = entry.where
+            ours += f' <a href="../notebooks/{notebook}.html#cell-{tag}">cell</a>'
+        published = shown(entry.published, entry.unit)
+        text += f"| {entry.quote} ({entry.section}) | {published} | {ours} | {entry.status} |\n"
+    return text
 
 
 def parameter_page() -> str:
