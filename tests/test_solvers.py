@@ -86,9 +86,7 @@ def test_gradient_descent_keeps_the_mean_strain_and_a_large_step_diverges(random
     for y in solvers.recurrence([solvers.gradient_descent(equation, 0.3)] * 5, equation.reference):
         assert (y - equation.reference).mean((1, 3, 4, 5)).abs().max() < 1e-13
     rule = solvers.StoppingRule(1e-6)
-    small, large = [
-        solvers.iterate(equation, solvers.gradient_descent(equation, step), rule)[1] for step in (0.3, 3.0)
-    ]
+    small, large = [solvers.iterate(equation, solvers.gradient_descent(equation, step), rule)[1] for step in (0.3, 3.0)]
     assert bool(small.converged) and not bool(large.converged)
 
 

@@ -1,0 +1,176 @@
+"""How many cells a second: `rlnlib.solve_strain` and muGrid (an independent periodic finite-element library).
+
+    python benchmarks/solver_against_mugrid.py --out benchmarks/results/solver_against_mugrid.json
+
+Both sides solve the same cells in one go, with the same trilinear elements (hex8), the same reference-medium
+preconditioner in conjugate gradients and the same stopping rule, ||b - K u|| <= rtol ||b|| recomputed at the end, on
+the same number of cores: rlnlib with that many threads, muGrid with as many processes of one thread. The sides take
+turns, so that a busy machine hits both; the fields are compared. Set-up (preconditioner, fields, process start) is
+not counted on muGrid's side, but is on rlnlib's.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+
+#: What a muGrid process keeps between calls, by dtype and grid.
+_SYSTEMS: dict = {}
+
+
+def mugrid_system(size, contrast, dtype):
+    import muGrid
+    from muGrid.Preconditioners import make_reference_stiffness_preconditioner
+
+    operator = muGrid.IsotropicStiffnessOperator(3, [1.0, 1.0, 1.0])
+    engine = muGrid.FFTEngine([size] * 3, ghosts=operator)
+    lam, mu = 0.3 / (1.3 * 0.4), 1 / 2.6
+    preconditioner = make_reference_stiffness_preconditioner(
+        engine,
+        dtype=dtype,
+        element=muGrid.FEMElement.q1,
+        grid_spacing=[1.0] * 3,
+        lambda_ref=lam,
+        mu_ref=mu,
+    )
+    fields = {name: engine.real_space_field(name, dtype=dtype) for name in ("lambda", "mu")}
+    fields |= {name: engine.real_space_field(name, (3,), dtype=dtype) for name in ("force", "u")}
+    return operator, engine, preconditioner, fields, (lam, mu)
+
+
+def mugrid_solve(task):
+    """Seconds, iterations and displacement of each cell."""
+    cells, contrast, rtol, dtype = task
+    from muGrid.Solvers import conjugate_gradients
+
+    key = dtype, cells.shape[1]
+    if key not in _SYSTEMS:
+        _SYSTEMS[key] = mugrid_system(cells.shape[1], contrast, np.dtype(dtype))
+    operator, engine, preconditioner, fields, (lam, mu) = _SYSTEMS[key]
+    collection = engine.real_space_collection
+    displacements, counts = [], []
+    started = time.perf_counter()
+    for cell in cells:
+        young = np.where(cell, contrast, 1.0)
+        fields["lambda"].p[...], fields["mu"].p[...] = lam * young, mu * young
+        for name in ("lambda", "mu"):
+            engine.communicate_ghosts(fields[name])
+        strain = np.zeros(9)
+        strain[0] = 1
+        operator.apply_macro_rhs(fields["lambda"]._cpp, fields["mu"]._cpp, strain, fields["force"]._cpp)
+        fields["force"].p[...] *= -1
+        fields["u"].p[...] = 0
+
+        def stiffness(u, force):
+            engine.communicate_ghosts(u)
+            operator.apply(u, fields["lambda"], fields["mu"], force)
+
+        count = []
+        conjugate_gradients(
+            engine.communicator,
+            collection,
+            fields["force"],
+            fields["u"],
+            stiffness,
+            prec=preconditioner,
+            rtol=rtol,
+            callback=lambda iteration, state, count=count: count.append(iteration),
+        )
+        counts.append(count[-1])
+        displacements.append(np.array(fields["u"].p))
+    return time.perf_counter() - started, counts, np.stack(displacements)
+
+
+def mugrid_run(pool, cells, contrast, rtol, dtype, workers):
+    tasks = [(part, contrast, rtol, dtype) for part in np.array_split(cells, workers)]
+    started = time.perf_counter()
+    results = pool.map(mugrid_solve, tasks, chunksize=1)
+    seconds = time.perf_counter() - started
+    # The slowest process, without the transfer of the fields between processes.
+    return (
+        max(r[0] for r in results),
+        sum((r[1] for r in results), []),
+        np.concatenate([r[2] for r in results]),
+        seconds,
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=16)
+    parser.add_argument("--size", type=int, default=31)
+    parser.add_argument("--contrast", type=float, default=50.0)
+    parser.add_argument("--rtol", type=float, default=1e-6)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+
+    with multiprocessing.get_context("spawn").Pool(options.cores) as pool:
+        import muGrid
+        import torch
+
+        import rlnlib
+        from rlnlib import green
+
+        torch.set_num_threads(options.cores)
+        cells = rlnlib.generate_cells(options.cells, size=options.size, seed=0)
+        load_before = os.getloadavg()[0]
+        seconds = {"rlnlib": [], "mugrid float32": [], "mugrid float64": []}
+        for repeat in range(options.repeats + 1):  # the first warms up
+            started = time.perf_counter()
+            solution = rlnlib.solve_strain(cells, options.contrast, discretization="hex8", rtol=options.rtol)
+            times = {"rlnlib": time.perf_counter() - started}
+            for dtype in ("float32", "float64"):
+                spent, counts, u, _ = mugrid_run(pool, cells, options.contrast, options.rtol, dtype, options.cores)
+                times[f"mugrid {dtype}"] = spent
+            if repeat:
+                for name, value in times.items():
+                    seconds[name].append(value)
+                print({name: round(value, 2) for name, value in times.items()}, flush=True)
+        # muGrid's displacement through our element's mean gradient.
+        mean = green.element_gradient("hex8").mean(0).flatten(1)
+        theirs = green.from_corners(mean, torch.from_numpy(u).double())[:, 0] + 1
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    record = {
+        "question": "cells solved a second, rlnlib against muGrid, same cells, elements, preconditioner, tolerance",
+        "settings": {k: v for k, v in vars(options).items() if k != "out"},
+        "machine": {"cpu": cpu_name(), "cores": options.cores, "load_before": round(load_before, 2)},
+        "versions": {
+            "rlnlib": rlnlib.__version__,
+            "muGrid": muGrid.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "seconds": seconds,
+        "median_seconds": medians,
+        "ratio_to_mugrid": {k: medians[k] / medians["rlnlib"] for k in ("mugrid float32", "mugrid float64")},
+        "iterations": {"rlnlib": solution.iterations.tolist(), "mugrid float64": [int(n) for n in counts]},
+        "largest_residual_rlnlib": float(solution.residual.max()),
+        "largest_difference_of_strain": float((solution.strain[:, 0] - theirs).abs().max()),
+        "mase_percent_between": float(rlnlib.mase(solution.strain[:, 0], theirs).max()),
+        "note": "rlnlib iterates in float32 and confirms in float64, so one run stands against both of muGrid's.",
+    }
+    text = json.dumps(record, indent=1)
+    print(text)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(text + "\n")
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()
