@@ -144,14 +144,14 @@ class VoxelProblem:
         """The same for some of the cells. Shape: keep (K,) int64."""
         if len(keep) == len(self.moduli):
             return self
-        part = object.__new__(VoxelProblem)
+        part = object.__new__(type(self))
         part.__dict__.update(self.__dict__)
         part.moduli, part.rhs = self.moduli[keep], self.rhs[keep]
         return part
 
     def to(self, dtype: torch.dtype) -> VoxelProblem:
         """The same in another precision."""
-        other = object.__new__(VoxelProblem)
+        other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.operator, other.moduli, other.rhs = self.operator.to(dtype), self.moduli.to(dtype), self.rhs.to(dtype)
         if self.operator.discretization != "continuous":
