@@ -255,7 +255,7 @@ def render(copies: Path) -> Path:
     shutil.rmtree(BUILD / "html.partial", ignore_errors=True)
     print("Rendering the book.", flush=True)
     done = subprocess.run(
-        [*command, "-W", "-n", "--keep-going", "-q"],
+        [*command, "-W", "--keep-going", "-q"],
         cwd=stage,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -265,6 +265,7 @@ def render(copies: Path) -> Path:
         raise Failure(f"{done.stdout}\nThe book could not be rendered without warnings.")
     shutil.rmtree(BUILD / "html", ignore_errors=True)
     os.replace(BUILD / "html.partial" / "_build" / "html", BUILD / "html")
+    shutil.rmtree(BUILD / "html.partial")
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
     pages = [contents["root"], *(chapter["file"] for part in contents["parts"] for chapter in part["chapters"])]
     if missing := [page for page in pages if not (BUILD / "html" / f"{page}.html").exists()]:

@@ -53,8 +53,10 @@ def pip(*arguments):
 
 
 def damaged():
+    """The packages that are broken; None where one is missing or nothing can be said."""
     run = subprocess.run([PYTHON, "-c", AUDIT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    return run.stdout.decode().split() if run.returncode == 0 else None
+    whole = subprocess.call([PYTHON, "-m", "pip", "check", "-q"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return run.stdout.decode().split() if run.returncode == 0 and whole == 0 else None
 
 
 def build():
@@ -79,6 +81,7 @@ def main():
     else:
         broken = damaged()
         if broken is None:
+            print("Packages are missing from .venv.", flush=True)
             build()
         elif broken:
             print("Mending .venv: %s." % ", ".join(broken), flush=True)

@@ -2,11 +2,11 @@ r"""Gamma^0 = B (B^T C^0 B)^-1 B^T: the Green operator of a homogeneous referenc
 
 A discretization is a choice of B, the matrix from displacements to strains:
 
-``continuous``  Fourier derivative i xi of the trigonometric interpolant (Moulinec & Suquet 1998).
-``rotated``     one strain a voxel, at its centre, from the eight corners (Willot 2015): one-point integration.
-``hex8``        trilinear finite element, 2 x 2 x 2 Gauss points.
-``bbar``        the same with the volumetric strain averaged over the element: selective reduced integration, as in
-                the commercial C3D8 element.
+- ``continuous``: Fourier derivative i xi of the trigonometric interpolant (Moulinec & Suquet 1998).
+- ``rotated``: one strain a voxel, at its centre, from the eight corners (Willot 2015): one-point integration.
+- ``hex8``: trilinear finite element, 2 x 2 x 2 Gauss points.
+- ``bbar``: the same with the volumetric strain averaged over the element: selective reduced integration, as in the
+  commercial C3D8 element.
 
 Strains carry an axis for the integration points: (B, G, 6, N1, N2, N3) with G = 1 or 8, Mandel order, all points of
 equal weight 1/G. Voxels are cubes of edge 1. An element of voxel n has the corners n + c, c in {0, 1}^3.

@@ -1,4 +1,4 @@
-"""MASE = 100 mean |y_pred - y_true| / y_R: how far a predicted field is from the true one."""
+"""``MASE = 100 mean |y_pred - y_true| / y_R``: how far a predicted field is from the true one."""
 
 from __future__ import annotations
 
