@@ -227,8 +227,8 @@ def scattering_equation(potential, wavenumber: float, spacing: float) -> Governi
 
     L_a = d^2/dx^2 + k^2 and B(y) = -V y, which vanishes outside of the grid. The second derivative is the central
     difference, and its own plane wave and Green's function stand in for the continuous ones,
-    ``exp(i q |x - s|) h / (2 i sin q h)`` with 2 cos q h = 2 - k^2 h^2, so L_a G = delta holds exactly on the grid; both
-    tend to those of the continuum with h^2.
+    ``exp(i q |x - s|) h / (2 i sin q h)`` with 2 cos q h = 2 - k^2 h^2, so L_a G = delta holds exactly on the grid;
+    both tend to those of the continuum with h^2.
 
     Shape: potential (B, N) -> y (B, 2, N, 1, 1): real and imaginary part.
     Raises ValueError for a potential of another shape, or a grid too coarse for the wave (k h >= 2).
