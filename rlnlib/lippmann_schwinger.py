@@ -43,7 +43,7 @@ class GoverningEquation:
     heterogeneous: Operator
     transpose: Operator | None = None
     project: Operator = _itself
-    _last: tuple | None = field(default=None, repr=False)
+    _last: tuple | None = field(default=None, init=False, repr=False)
 
     def governing(self, y: torch.Tensor) -> torch.Tensor:
         """H(y) (eq. 13a)."""

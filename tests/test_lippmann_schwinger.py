@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -137,6 +138,13 @@ def test_a_field_changed_in_place_is_not_taken_for_the_last_one(random_cells):
     before = equation.residual(y)
     y *= 2
     assert torch.allclose(equation.perturbation(y), -2 * before)
+
+
+def test_an_equation_with_another_b_does_not_remember_the_first(random_cells):
+    equation = lippmann_schwinger.elastic_equation(random_cells(1, 3, 3, 3), 5.0)
+    before = equation.residual(equation.reference)
+    other = dataclasses.replace(equation, heterogeneous=lambda y: 3 * equation.heterogeneous(y))
+    assert torch.allclose(other.residual(equation.reference), 3 * before)
 
 
 @pytest.mark.parametrize(
