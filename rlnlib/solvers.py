@@ -340,12 +340,15 @@ def warn_of_failures(solution: Solution, stopping: StoppingRule) -> None:
     """One warning that names the cells without convergence, how far they came and what helps."""
     failed = torch.nonzero(~solution.converged).flatten().tolist()
     if failed:
-        shown = ", ".join(f"{cell} (residual {float(solution.residual[cell]):.1e})" for cell in failed[:5])
+        shown = ", ".join(
+            f"{cell} (residual {float(solution.residual[cell]):.1e} after {int(solution.iterations[cell])} iterations)"
+            for cell in failed[:5]
+        )
         warnings.warn(
             f"{len(failed)} of {len(solution.converged)} cells did not reach rtol={stopping.rtol:g}, "
-            f"atol={stopping.atol:g} within {stopping.max_iterations} iterations: cell {shown}"
-            f"{', ...' if len(failed) > 5 else ''}. Their best iterates are returned; raise max_iterations, "
-            f"loosen rtol, or use dtype=torch.float64.",
+            f"atol={stopping.atol:g}: cell {shown}{', ...' if len(failed) > 5 else ''}. Their best iterates are "
+            f"returned. Where all {stopping.max_iterations} iterations were spent, raise max_iterations; else "
+            f"loosen rtol, or, with a solver on the Lippmann-Schwinger equation, choose a stiffer reference.",
             RuntimeWarning,
             stacklevel=3,
         )
