@@ -37,7 +37,7 @@ BUILD = ROOT / "build"
 #: Seconds that one notebook may take by the clock. The ci profile aims at 30; the others may train for hours.
 LIMIT = {"ci": 300}
 #: Cells that `compare` must at least have compared, so that a suite that compares nothing fails.
-COMPARED_FLOOR = 20
+COMPARED_FLOOR = 80
 
 
 class Failure(Exception):
