@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -172,3 +173,13 @@ def test_bad_parameters_are_refused_before_anything_is_written(parameters, tmp_p
 def test_unknown_splits_are_refused(made):
     with pytest.raises(ValueError, match="'train'"):
         dataset.StrainDataset(made, "training")
+
+
+def test_the_committed_sample_is_what_its_command_makes(tmp_path):
+    sample = Path(__file__).resolve().parent.parent / "data" / "sample_16.h5"
+    assert dataset.verify(sample) == []
+    assert dataset.main(["make", str(tmp_path / "again.h5"), "--n", "40", "--size", "16", "--contrast", "50"]) == 0
+    stored, again = (dataset.StrainDataset(path).tensors() for path in (sample, tmp_path / "again.h5"))
+    assert torch.equal(stored[0], again[0])
+    assert rlnlib.mase(again[1], stored[1]).max() < 0.05  # the last bits depend on the processor
+    assert dataset.read_parameters(sample) == dataset.read_parameters(tmp_path / "again.h5")
