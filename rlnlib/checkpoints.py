@@ -109,13 +109,19 @@ def ship(path, kind: str, contrast: float) -> None:
     content, name = Path(path).read_bytes(), f"{kind}-{contrast:g}"
     write_atomically(PRETRAINED / f"{name}.safetensors", content)
     entry = {"file": f"{name}.safetensors", "sha256": hashlib.sha256(content).hexdigest()}
-    manifest = dict(sorted({**_manifest(), name: entry}.items()))
+    known = _manifest() if (PRETRAINED / "manifest.json").exists() else {}
+    manifest = dict(sorted({**known, name: entry}.items()))
     write_atomically(PRETRAINED / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
 
 
 def _manifest() -> dict:
     path = PRETRAINED / "manifest.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    if not path.exists():
+        raise OSError(
+            f"No shipped weights at {PRETRAINED}: they stand in the repository, so install the library in place "
+            f"(pip install -e .) from a checkout."
+        )
+    return json.loads(path.read_text())
 
 
 class _Inert:

@@ -72,6 +72,19 @@ def test_a_shipped_file_that_was_changed_is_refused(tmp_path, monkeypatch):
         rlnlib.load_pretrained(kind, contrast)
 
 
+def test_a_library_without_its_repository_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    with pytest.raises(OSError, match="install the library in place"):
+        rlnlib.load_pretrained("fln", 10)
+
+
+def test_a_network_is_shipped_with_its_hash(tmp_path, monkeypatch, weights):
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "pretrained")
+    checkpoints.ship(weights[0], "fln", 3.5)
+    assert checkpoints.shipped() == [("fln", 3.5)]
+    assert checkpoints.pretrained_header("fln", 3.5)["metrics"] == {"mase": 1.5}
+
+
 def test_what_is_not_shipped_is_refused_with_what_is():
     with pytest.raises(ValueError, match="there are fln-10"):
         rlnlib.load_pretrained("fln", 11)
