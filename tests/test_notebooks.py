@@ -40,7 +40,7 @@ def outputs_of(path):
 def test_a_notebook_has_the_form_of_the_book(path):
     prose = [cell.source for cell in cells_of(path, "markdown")]
     assert prose[0].startswith("# ") and all(word in prose[0] for word in ("**Shows**", "**Needs**", "**Takes**"))
-    assert any(text.startswith("## Summary") and "## Exercises" in text for text in prose)
+    assert any("## Summary" in text and "## Exercises" in text for text in prose)
     assert prose[-1].startswith("**Next:**")
     assert len(tagged(path, "hide-cell")) >= 2, "solutions of the exercises"
     (parameters,) = tagged(path, "parameters")
