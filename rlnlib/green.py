@@ -25,7 +25,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from rlnlib import _checks, elasticity
+from rlnlib import _checks, _compiled, elasticity
 from rlnlib.elasticity import MANDEL_PAIRS, SQRT2
 
 DISCRETIZATIONS = ("continuous", "rotated", "hex8", "bbar")
@@ -206,6 +206,9 @@ class GreenOperator:
 
     def _solve_by_frequency(self, spectrum: torch.Tensor) -> torch.Tensor:
         solved = torch.empty_like(spectrum)
+        if spectrum.device.type == "cpu":
+            _compiled.times_by_frequency(self._inverse, spectrum, solved)
+            return solved
         for i in range(3):
             torch.mul(self._inverse[i, 0], spectrum[:, 0], out=solved[:, i])
             solved[:, i].addcmul_(self._inverse[i, 1], spectrum[:, 1]).addcmul_(self._inverse[i, 2], spectrum[:, 2])

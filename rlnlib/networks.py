@@ -12,6 +12,34 @@ from torch import nn
 from rlnlib import _checks
 
 
+class _PeriodicPad(torch.autograd.Function):
+    """One voxel of the neighbouring periods around a field, in one allocation.
+
+    ``F.pad(field, (1,) * 6, mode="circular")`` copies more, and its gradient most of all: with it and the activation
+    below, a training step of the V-Net takes 1.6 times as long (16^3 cells, bfloat16, one CPU thread).
+    """
+
+    @staticmethod
+    def forward(context, field):
+        batch, channels, *shape = field.shape
+        last = field.is_contiguous(memory_format=torch.channels_last_3d)
+        layout = torch.channels_last_3d if last else torch.contiguous_format
+        larger = (batch, channels, *(n + 2 for n in shape))
+        padded = torch.empty(larger, dtype=field.dtype, device=field.device, memory_format=layout)
+        padded[:, :, 1:-1, 1:-1, 1:-1] = field
+        for part in (padded[:, :, 1:-1, 1:-1].movedim(4, 0), padded[:, :, 1:-1].movedim(3, 0), padded.movedim(2, 0)):
+            part[0], part[-1] = part[-2], part[1]
+        return padded
+
+    @staticmethod
+    def backward(context, gradient):
+        folded = gradient.clone()
+        for part in (folded.movedim(2, 0), folded[:, :, 1:-1].movedim(3, 0), folded[:, :, 1:-1, 1:-1].movedim(4, 0)):
+            part[1] += part[-1]
+            part[-2] += part[0]
+        return folded[:, :, 1:-1, 1:-1, 1:-1]
+
+
 class PeriodicConv3d(nn.Conv3d):
     """3 x 3 x 3 convolution of a periodic field; translates exactly with its input."""
 
@@ -19,7 +47,31 @@ class PeriodicConv3d(nn.Conv3d):
         super().__init__(inputs, outputs, kernel_size=3)
 
     def forward(self, field: torch.Tensor) -> torch.Tensor:
-        return super().forward(F.pad(field, (1,) * 6, mode="circular"))
+        return super().forward(_PeriodicPad.apply(field))
+
+
+class _LeakyByChannel(torch.autograd.Function):
+    """PReLU with a gradient from whole-array operations: a third of its own kernel's time on a CPU in bfloat16."""
+
+    @staticmethod
+    def forward(context, field, slope):
+        context.save_for_backward(field, slope)
+        return F.prelu(field, slope.to(field.dtype))
+
+    @staticmethod
+    def backward(context, gradient):
+        field, slope = context.saved_tensors
+        positive = torch.ops.aten.threshold_backward(gradient, field, 0)
+        negative = gradient - positive
+        of_slope = (negative * field).sum((0, 2, 3, 4), dtype=slope.dtype)
+        return negative * slope.to(field.dtype).view(-1, 1, 1, 1) + positive, of_slope
+
+
+class PReLU(nn.PReLU):
+    """max(x, 0) + a min(x, 0) with one slope a for each channel."""
+
+    def forward(self, field: torch.Tensor) -> torch.Tensor:
+        return _LeakyByChannel.apply(field, self.weight)
 
 
 class VNet(nn.Module):
@@ -39,17 +91,17 @@ class VNet(nn.Module):
     def __init__(self, inputs: int = 6, width: int = 16, low_width: int = 32, blocks: int = 2):
         super().__init__()
         self.begin = nn.Sequential(
-            PeriodicConv3d(inputs, width), nn.PReLU(width), PeriodicConv3d(width, width), nn.PReLU(width)
+            PeriodicConv3d(inputs, width), PReLU(width), PeriodicConv3d(width, width), PReLU(width)
         )
-        self.down = nn.Sequential(nn.Conv3d(width, low_width, 2, stride=2), nn.PReLU(low_width))
+        self.down = nn.Sequential(nn.Conv3d(width, low_width, 2, stride=2), PReLU(low_width))
         self.low = nn.Sequential()
         for _ in range(blocks):
             self.low.append(PeriodicConv3d(low_width, low_width))
-            self.low.append(nn.PReLU(low_width))
-        self.up = nn.Sequential(nn.ConvTranspose3d(low_width, low_width, 2, stride=2), nn.PReLU(low_width))
+            self.low.append(PReLU(low_width))
+        self.up = nn.Sequential(nn.ConvTranspose3d(low_width, low_width, 2, stride=2), PReLU(low_width))
         self.end = nn.Sequential(
             PeriodicConv3d(width + low_width, low_width),
-            nn.PReLU(low_width),
+            PReLU(low_width),
             PeriodicConv3d(low_width, width),
             nn.Conv3d(width, 1, 1),
         )
@@ -59,7 +111,8 @@ class VNet(nn.Module):
         odd = [n % 2 for n in shape]
         if any(odd):
             field = F.pad(field, [width for o in reversed(odd) for width in (2 * o, 3 * o)], mode="circular")
-        skipped = self.begin(field)
+        # Channels innermost: the CPU's and the GPU's convolutions then need no rearrangement of their own.
+        skipped = self.begin(field.contiguous(memory_format=torch.channels_last_3d))
         field = self.end(torch.cat([self.up(self.low(self.down(skipped))), skipped], dim=1))
         if any(odd):
             x, y, z = (slice(2 * o, 2 * o + n) for o, n in zip(odd, shape, strict=True))
@@ -77,9 +130,9 @@ class ThreeLayerNet(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             PeriodicConv3d(inputs, width),
-            nn.PReLU(width),
+            PReLU(width),
             PeriodicConv3d(width, width),
-            nn.PReLU(width),
+            PReLU(width),
             PeriodicConv3d(width, 1),
         )
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 
-from rlnlib import _checks
+from rlnlib import _checks, _compiled
 
 #: Fall of the residual after which it is recomputed. In float32 the carried residual is wrong by some 1e-6 of the
 #: last recomputed one (measured at contrast 50), so 1e-4 leaves two digits to spare.
@@ -140,15 +140,12 @@ def conjugate_gradient(
     active = torch.nonzero(rhs_norm > threshold).flatten()  # u = 0 solves the others
     if len(active):
         work = problem.select(active).to(work_dtype or problem.rhs.dtype)
-        residual, u = work.rhs, torch.zeros_like(work.rhs)
-        direction = work.precondition(residual)
-        rz = inner(residual, direction)
+        residual, u = work.rhs.clone(), torch.zeros_like(work.rhs)
+        direction = work.precondition(residual).clone()  # both are changed in place, and may be one for K_0 = 1
+        rz = _inner(residual, direction)
     while len(active):
         image = work.apply(direction)
-        step = _over_cells(rz / inner(direction, image), u)
-        u = torch.addcmul(u, step, direction)
-        residual = torch.addcmul(residual, step, image, value=-1)
-        size = norm(residual).to(rhs_norm)
+        size = _advance(u, residual, rz / _inner(direction, image), direction, image).to(rhs_norm)
         iterations[active] += 1
         history.append(torch.full_like(rhs_norm, torch.nan).index_copy(0, active, size))
         spent = iterations[active] >= stopping.max_iterations
@@ -173,12 +170,26 @@ def conjugate_gradient(
                 if not len(active):
                     break
         z = work.precondition(residual)
-        rz_new = inner(residual, z)
-        direction = torch.addcmul(z, _over_cells(rz_new / rz, z), direction)
+        rz_new = _inner(residual, z)
+        direction = direction.mul_(_over_cells(rz_new / rz, z)).add_(z)
         rz = rz_new
     scale = torch.where(rhs_norm > 0, rhs_norm, 1)
     residuals = torch.stack(history, 1) / scale[:, None]
     return solution, Statistics(true_norm <= threshold, iterations, residuals, true_norm / scale)
+
+
+def _inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """:func:`inner` of contiguous fields."""
+    return _compiled.inner(a, b) if a.device.type == "cpu" else inner(a, b)
+
+
+def _advance(u, residual, step, direction, image) -> torch.Tensor:
+    """u += step direction, residual -= step image, in place; returns the residual's norm. Shape: step (B,) -> (B,)."""
+    if u.device.type == "cpu":
+        return _compiled.advance(u, residual, step, direction, image)
+    u.addcmul_(_over_cells(step, u), direction)
+    residual.addcmul_(_over_cells(step, u), image, value=-1)
+    return norm(residual)
 
 
 class FixedPointEquation(Protocol):

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from rlnlib import _checks, elasticity, green, lippmann_schwinger, solvers
+from rlnlib import _checks, _compiled, elasticity, green, lippmann_schwinger, solvers
 from rlnlib.solvers import Solution, StoppingRule
 
 #: Voxels solved together. CPU: the two work arrays, 24 values a voxel each, stay near the caches. GPU: fills it.
@@ -129,9 +130,9 @@ class VoxelProblem:
         self.moduli, self.unit_stiffness, self.operator = moduli, unit_stiffness, operator
         self.rhs = torch.empty(0)
         if operator.discretization != "continuous":
-            self._matrices = [
-                green.element_stiffness(operator.discretization, c).to(moduli) for c in unit_stiffness.unbind()
-            ]
+            matrices = [green.element_stiffness(operator.discretization, c) for c in unit_stiffness.unbind()]
+            self._blocks = np.stack([_compiled.corner_modes(matrix) for matrix in matrices])
+            self._matrices = [matrix.to(moduli) for matrix in matrices]
 
     @classmethod
     def from_labels(cls, labels, phases, macroscopic_strain, operator) -> VoxelProblem:
@@ -142,7 +143,7 @@ class VoxelProblem:
         else:
             table = torch.tensor([elasticity.lame_parameters(*phase) for phase in phases], dtype=torch.float64)
             unit = torch.stack([elasticity.stiffness_from_lame(1, 0), elasticity.stiffness_from_lame(0, 1)])
-        moduli = table.to(labels.device)[labels].movedim(-1, 1)
+        moduli = table.to(labels.device)[labels].movedim(-1, 1).contiguous()
         problem = cls(moduli.to(operator.dtype), unit, operator)
         # Only what exceeds the cell's smallest modulus makes a force, so that of a homogeneous cell is exactly 0.
         excess = (moduli - moduli.amin((2, 3, 4), keepdim=True)).to(operator.dtype)
@@ -157,6 +158,8 @@ class VoxelProblem:
         if self.operator.discretization == "continuous":
             strain = self.operator.gradient(u)[:, 0]
             return self.operator.divergence(self.stress(strain)[:, None])
+        if u.device.type == "cpu":
+            return _compiled.nodal_forces(u, self.moduli, self._blocks)
         parts = zip(self._matrices, self.moduli[:, None].unbind(2), strict=True)
         forces = [green.to_corners(green.from_corners(matrix, u), modulus) for matrix, modulus in parts]
         return forces[0] if len(forces) == 1 else forces[0] + forces[1]
@@ -183,12 +186,17 @@ class VoxelProblem:
             other._matrices = [matrix.to(dtype) for matrix in self._matrices]
         return other
 
-    def strain(self, u: torch.Tensor) -> torch.Tensor:
-        """Voxel mean of the periodic part of the strain. Shape: (B, 3, N...) -> (B, 6, N...)."""
+    def strain(self, u: torch.Tensor, macroscopic_strain: torch.Tensor) -> torch.Tensor:
+        """Voxel mean of the strain. Shape: (B, 3, N...), (B, 6) -> (B, 6, N...)."""
+        uniform = macroscopic_strain.to(u)[:, :, None, None, None].expand(-1, -1, *u.shape[2:])
         if self.operator.discretization == "continuous":
-            return self.operator.gradient(u)[:, 0]
+            return uniform + self.operator.gradient(u)[:, 0]
+        if u.device.type == "cpu":
+            strain = uniform.contiguous()
+            _compiled.mean_strain(u, strain)
+            return strain
         mean = green.element_gradient(self.operator.discretization).mean(0).flatten(1).to(u)
-        return green.from_corners(mean, u)
+        return uniform + green.from_corners(mean, u)
 
     def stress(self, strain: torch.Tensor) -> torch.Tensor:
         """sigma = C epsilon (eq. 1). Shape: (B, 6, N...) -> (B, 6, N...)."""
@@ -225,7 +233,7 @@ def _solve_chunk(labels, phases, macroscopic_strain, operator, stopping) -> Solu
     moduli = [young for young, _ in phases]
     work_dtype = torch.float32 if max(moduli) <= _FLOAT32_CONTRAST * min(moduli) else torch.float64
     u, statistics = solvers.conjugate_gradient(problem, stopping, work_dtype)
-    strain = problem.strain(u) + macroscopic_strain.to(u)[:, :, None, None, None]
+    strain = problem.strain(u, macroscopic_strain)
     stress = problem.stress(strain)
     return Solution(strain, stress, stress.mean((2, 3, 4)), **vars(statistics))
 

@@ -61,6 +61,29 @@ def test_an_odd_axis_is_padded_by_two_below_and_three_above():
     assert torch.allclose(network(x), network(padded)[..., 2:9, 2:9, 2:9], atol=1e-6)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_the_fast_layers_are_the_plain_ones_with_their_gradients(layout):
+    """Periodic padding and PReLU against torch's own, values and gradients."""
+    x = torch.randn(2, 6, 4, 2, 5, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    convolution, activation = networks.PeriodicConv3d(6, 3).double(), networks.PReLU(3).double()
+    weights = torch.randn(2, 3, 4, 2, 5, dtype=torch.float64)
+    plain = torch.nn.functional.prelu(
+        torch.nn.functional.conv3d(
+            torch.nn.functional.pad(x, (1,) * 6, mode="circular"), convolution.weight, convolution.bias
+        ),
+        activation.weight,
+    )
+    fast = activation(convolution(x))
+    assert torch.allclose(fast, plain, atol=1e-12)
+    inputs = [x, *convolution.parameters(), *activation.parameters()]
+    for ours, theirs in zip(
+        torch.autograd.grad((weights * fast).sum(), inputs),
+        torch.autograd.grad((weights * plain).sum(), inputs),
+        strict=True,
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-12)
+
+
 def test_an_unknown_network_is_refused():
     with pytest.raises(ValueError, match="'vnet'"):
         networks.make_proximal("unet", 6)
