@@ -8,7 +8,7 @@ from torch import nn
 from rlnlib import _checks, networks, solvers
 
 #: The paper's three models. All are RLN with other passes and tying.
-KINDS = {
+KINDS: dict[str, dict] = {
     "fln": {"passes": 1, "tied": False},
     "rln-t": {"passes": 5, "tied": True},
     "rln": {"passes": 5, "tied": False},

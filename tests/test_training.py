@@ -46,16 +46,19 @@ def test_the_loss_falls_and_the_best_epoch_is_kept(kind, loss, sets, tmp_path):
 def test_learning_rate_falls_along_a_cosine(sets, tmp_path):
     history = train(model(), *sets, CONFIG, tmp_path, device="cpu")
     assert history[-1]["learning_rate"] < 0.02 * CONFIG.learning_rate
-    assert training._cosine(CONFIG, 0) == 2e-3
-    assert training._cosine(CONFIG, 0.5) == pytest.approx(1e-3, rel=1e-4)
-    assert training._cosine(CONFIG, 1) == pytest.approx(1e-8)
+    assert training._rate(CONFIG, 0) == 2e-3
+    assert training._rate(CONFIG, 0.5) == pytest.approx(1e-3, rel=1e-4)
+    assert training._rate(CONFIG, 1) == pytest.approx(1e-8)
 
 
 def test_losses_are_those_of_the_text_and_of_the_code():
     target = torch.full((2, 1, 2, 2, 2), 2.0)
     iterates = [target + 1, target - 3]
-    assert float(training.training_loss(iterates, target, "mse")) == pytest.approx(1 + 9)
-    assert float(training.training_loss(iterates, target, "rmse")) == pytest.approx(100 * (1 + 3) / 2 / 2)
+    errors = training.squared_errors(iterates, target)
+    assert float(training.training_loss(errors, target.mean(), "mse")) == pytest.approx(1 + 9)
+    assert float(training.training_loss(errors, target.mean(), "rmse")) == pytest.approx(100 * (1 + 3) / 2 / 2)
+    weights = torch.tensor([2.0, 1.0])
+    assert float(training.training_loss(errors, target.mean(), "mse", weights)) == pytest.approx(2 + 9)
 
 
 SCRIPT = """

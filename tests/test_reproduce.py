@@ -1,0 +1,89 @@
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from rlnlib import checkpoints, reproduce
+from rlnlib.reproduce import PROFILES
+
+PROFILE = replace(PROFILES["ci"], n=20, size=6, grain_size=(1, 3))
+
+
+def names(results):
+    return [name for name in results if name != "left"]
+
+
+def test_all_six_networks_come_out_with_their_errors_and_weights(tmp_path):
+    results = reproduce.reproduce(PROFILE, tmp_path, "cpu")
+    assert names(results) == ["rln-50", "rln-10", "rln-t-50", "rln-t-10", "fln-50", "fln-10"] and "left" not in results
+    for name, found in results.items():
+        assert found["interval"][0] <= found["mase_mean"] <= found["interval"][1]
+        assert found["test_cells"] == len(found["mase"]) == 8
+        header = checkpoints.read_header(tmp_path / f"{name}.safetensors")
+        assert header["metrics"]["mase_mean"] == found["mase_mean"]
+    assert "contrast 50" in reproduce.table(results)
+
+
+def test_a_cut_run_says_what_is_left_and_goes_on_to_the_same_end(tmp_path):
+    whole = reproduce.reproduce(PROFILE, tmp_path / "whole", "cpu")
+    cut, calls = {"left": {}}, 0
+    while "left" in cut:
+        cut, calls = reproduce.reproduce(PROFILE, tmp_path / "cut", "cpu", max_minutes=0.004), calls + 1
+        if "left" in cut:
+            assert len(names(cut)) + len(cut["left"]["networks"]) == 6
+        assert calls < 200
+    assert calls > 2
+    assert {k: v["mase"] for k, v in cut.items()} == {k: v["mase"] for k, v in whole.items()}
+
+
+def test_the_command_is_idempotent(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(PROFILES, "ci", PROFILE)
+    command = ["--profile", "ci", "--out", str(tmp_path), "--device", "cpu"]
+    assert reproduce.main(command) == 0
+    first = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "results.json"}
+    text = (tmp_path / "results.json").read_text()
+    assert reproduce.main(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    assert (tmp_path / "results.json").read_text() == text
+    assert "Complete" in capsys.readouterr().out
+
+
+def test_a_folder_of_another_profile_is_refused(tmp_path, monkeypatch, capsys):
+    reproduce.reproduce(PROFILE, tmp_path, "cpu", max_minutes=1e-6)
+    monkeypatch.setitem(PROFILES, "ci", replace(PROFILE, n=40))
+    assert reproduce.main(["--profile", "ci", "--out", str(tmp_path), "--device", "cpu"]) == 2
+    assert "other parameters" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("loss", ["mse", "rmse"])
+def test_two_processes_make_the_steps_of_one_with_twice_the_batch(loss, tmp_path):
+    """Started by torchrun; the losses agree to rounding. Two processes with the same batch each do not."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys, torch, rlnlib\n"
+        "from rlnlib import training\n"
+        "torch.set_num_threads(1)\n"
+        "cells = rlnlib.generate_cells(24, size=6, grain_size=(1, 3))\n"
+        "strain = rlnlib.solve_strain(cells, 10.0, rtol=1e-4).strain[:, 0].float()\n"
+        "cells = torch.from_numpy(cells)\n"
+        "torch.manual_seed(0)\n"
+        "config = training.TrainingConfig(\n"
+        "    epochs=2, batch_size=int(sys.argv[2]), augment=True, loss=sys.argv[3], learning_rate=1e-4\n"
+        ")\n"
+        "sets = (cells[:16], strain[:16]), (cells[16:], strain[16:])\n"
+        "training.train(rlnlib.RLN(passes=2), *sets, config, sys.argv[1], device='cpu')\n"
+    )
+
+    def losses(name, batch, *launcher):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *launcher, str(script), str(tmp_path / name), str(batch), loss]
+        subprocess.run(command, check=True, env=environment, capture_output=True, timeout=200)
+        rows = reproduce.training.read_history(tmp_path / name)
+        return [row[key] for row in rows for key in ("training_loss", "validation_mase")]
+
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    one = losses("one", 8)
+    assert losses("two", 4, *torchrun) == pytest.approx(one, rel=1e-5)
+    assert losses("other", 4) != pytest.approx(one, rel=1e-5)
