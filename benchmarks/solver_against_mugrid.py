@@ -7,6 +7,9 @@ preconditioner in conjugate gradients and the same stopping rule, ||b - K u|| <=
 the same number of cores: rlnlib with that many threads, muGrid with as many processes of one thread. The sides take
 turns, so that a busy machine hits both; the fields are compared. Set-up (preconditioner, fields, process start) is
 not counted on muGrid's side, but is on rlnlib's.
+
+The record says where the time of one iteration goes, on one core, beside the rate of the machine's own matrix product:
+what is left to gain from faster transforms, and what is not.
 """
 
 import argparse
@@ -98,6 +101,50 @@ def mugrid_run(pool, cells, contrast, rtol, dtype, workers):
     return max(spent), [n for part in counts for n in part], np.concatenate(displacements)
 
 
+def iteration_parts(cells, contrast, repeats=30):
+    """Nanoseconds a voxel of each part of one float32 iteration of rlnlib on one core, medians."""
+    import torch
+
+    from rlnlib import _compiled, green, voxel_fe
+
+    labels = torch.from_numpy(cells[:4]).long()
+    operator = green.GreenOperator(labels.shape[1:], "hex8")
+    load = torch.eye(6, dtype=torch.float64)[:1].expand(len(labels), 6)
+    problem = voxel_fe.VoxelProblem.from_labels(labels, [(1.0, 0.3), (contrast, 0.3)], load, operator)
+    problem = problem.to(torch.float32)
+    u, residual, direction, image = (torch.rand_like(problem.rhs) for _ in range(4))
+    step = torch.full((len(labels),), 1e-9)
+    square = torch.rand(1024, 1024)
+
+    def seconds(function):
+        times = []
+        for _ in range(repeats + 1):
+            started = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - started)
+        return statistics.median(times[1:])
+
+    def updates():
+        _compiled.advance(u, residual, step, direction, image)
+        _compiled.inner(direction, image)
+        _compiled.inner(residual, image)
+        direction.mul_(0.5).add_(residual)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    per_voxel = {
+        "K u": seconds(lambda: problem.apply(u)),
+        "two transforms": 2 * seconds(lambda: problem.operator._hartley(residual)),
+        "product by frequency": seconds(lambda: problem.operator._solve_by_frequency(residual)),
+        "scalar products and updates": seconds(updates),
+    }
+    peak = 2 * len(square) ** 3 / seconds(lambda: square @ square)
+    torch.set_num_threads(threads)
+    parts = {name: 1e9 * value / labels.numel() for name, value in per_voxel.items()}
+    flops = 2 * 3 * 2 * sum(cells.shape[1:])  # two transforms of three components, 2 N along each axis
+    return parts | {"two transforms, at the rate of a large matrix product": 1e9 * flops / peak}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=16)
@@ -134,7 +181,9 @@ def main():
         # muGrid's displacement through our element's mean gradient.
         mean = green.element_gradient("hex8").mean(0).flatten(1)
         theirs = green.from_corners(mean, torch.from_numpy(u).double())[:, 0] + 1
+        parts = iteration_parts(cells, options.contrast)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
+    iterations_of_voxels = int(solution.iterations.sum()) * cells[0].size
     record = {
         "question": "cells solved a second, rlnlib against muGrid, same cells, elements, preconditioner, tolerance",
         "settings": {k: v for k, v in vars(options).items() if k != "out"},
@@ -149,6 +198,10 @@ def main():
         "median_seconds": medians,
         "ratio_to_mugrid": {k: medians[k] / medians["rlnlib"] for k in ("mugrid float32", "mugrid float64")},
         "iterations": {"rlnlib": solution.iterations.tolist(), "mugrid float64": [int(n) for n in counts]},
+        "nanoseconds_per_voxel_and_iteration": {
+            "rlnlib, whole solve, core time": 1e9 * options.cores * medians["rlnlib"] / iterations_of_voxels,
+            **parts,
+        },
         "largest_residual_rlnlib": float(solution.residual.max()),
         "largest_difference_of_strain": float((solution.strain[:, 0] - theirs).abs().max()),
         "mase_percent_between": float(rlnlib.mase(solution.strain[:, 0], theirs).max()),

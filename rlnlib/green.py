@@ -276,6 +276,7 @@ def _stencil_symbol(matrix: torch.Tensor, frequencies) -> torch.Tensor:
     stencil: dict[tuple, torch.Tensor] = {}
     for (c, first), (d, second) in itertools.product(enumerate(_CORNERS), repeat=2):
         offset = tuple(b - a for a, b in zip(first, second, strict=True))
+        offset = max(offset, tuple(-o for o in offset))  # the cosine of both is one
         stencil[offset] = stencil.get(offset, 0) + blocks[:, c, :, d]
     symbol = torch.zeros(1, dtype=matrix.dtype)
     for offset, block in stencil.items():

@@ -96,6 +96,10 @@ class LinearProblem(Protocol):
     def to(self, dtype: torch.dtype) -> LinearProblem: ...
 
 
+#: Told the number of each iteration, and the largest relative residual of the cells that still iterate.
+Watch = Callable[[int, float], None]
+
+
 @dataclass
 class Statistics:
     """How an iteration went, by cell: see :class:`Solution`."""
@@ -121,7 +125,10 @@ def inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def conjugate_gradient(
-    problem: LinearProblem, stopping: StoppingRule, work_dtype: torch.dtype | None = None
+    problem: LinearProblem,
+    stopping: StoppingRule,
+    work_dtype: torch.dtype | None = None,
+    watch: Watch | None = None,
 ) -> tuple[torch.Tensor, Statistics]:
     """Preconditioned conjugate gradients (Hestenes & Stiefel 1952) from u = 0.
 
@@ -148,6 +155,8 @@ def conjugate_gradient(
         size = _advance(u, residual, rz / _inner(direction, image), direction, image).to(rhs_norm)
         iterations[active] += 1
         history.append(torch.full_like(rhs_norm, torch.nan).index_copy(0, active, size))
+        if watch:
+            watch(len(history) - 1, float((size / rhs_norm[active]).max()))
         spent = iterations[active] >= stopping.max_iterations
         # Written so that a NaN, from a direction without energy, is due too.
         due = ~(size > torch.maximum(threshold, REPLACE_AT * true_norm)[active]) | spent
@@ -296,7 +305,7 @@ _ROUNDING = {torch.float64: 1e-13, torch.float32: 1e-5}
 
 
 def iterate(
-    equation: FixedPointEquation, proximal: Proximal, stopping: StoppingRule
+    equation: FixedPointEquation, proximal: Proximal, stopping: StoppingRule, watch: Watch | None = None
 ) -> tuple[torch.Tensor, Statistics]:
     """The loop of Fig. 2a with one f, until ``||y - Phi(y)|| <= max(rtol * ||y_R - Phi(y_R)||, atol)`` for each cell.
 
@@ -316,6 +325,8 @@ def iterate(
             size = norm(equation.residual(y))
             iterations += active
             history.append(torch.where(active, size, torch.nan))
+            if watch:
+                watch(len(history) - 1, float((size / first)[active].max()))
             better = active & (size < least)
             best, least = torch.where(_over_cells(better, y), y, best), torch.where(better, size, least)
             active = active & (size > threshold) & (size < _DIVERGED * first)

@@ -49,7 +49,8 @@ def solve_strain(
     ``solver`` is "conjugate_gradient", or one that iterates the Lippmann-Schwinger equation at the integration points
     (``solvers.ITERATIONS``: "fixed_point", "gradient_descent", "barzilai_borwein", "anderson"), slower and for
     comparison; its residual is y - Phi(y) for the strain y, its rhs the residual of the macroscopic strain.
-    ``reference`` is (young, poisson) of the reference medium.
+    ``reference`` is (young, poisson) of the reference medium. ``progress`` shows a bar: cells done, and the iteration
+    and largest residual of those under way.
 
     Shape: stiff (B, N1, N2, N3), bool or 0/1, or (N1, N2, N3) for a batch of one; macroscopic_strain (6,) or (B, 6),
     Mandel order 11, 22, 33, 23, 13, 12 -> :class:`~rlnlib.solvers.Solution` with fields (B, 6, N1, N2, N3).
@@ -74,10 +75,14 @@ def solve_strain(
 
     def solve(first: int) -> Solution:
         cells = slice(first, first + chunk)
-        arguments = labels[cells].to(device), phases, strain[cells].to(device), operator, stopping
+        arguments = labels[cells].to(device), phases, strain[cells].to(device), operator, stopping, watch
         part = _solve_chunk(*arguments) if solver == "conjugate_gradient" else _iterate_chunk(*arguments, solver)
         return part.to(dtype)
 
+    def show(iteration: int, residual: float) -> None:
+        bar.set_postfix_str(f"iteration {iteration}, residual {residual:.0e}")
+
+    watch = show if progress else None
     # On a CPU a core each for different cells; but all cores for the same cell where one is large.
     workers = torch.get_num_threads() if device.type == "cpu" and voxels < _CHUNK_VOXELS["cpu"] else 1
     parts = []
@@ -200,10 +205,9 @@ class VoxelProblem:
 
     def stress(self, strain: torch.Tensor) -> torch.Tensor:
         """sigma = C epsilon (eq. 1). Shape: (B, 6, N...) -> (B, 6, N...)."""
-        stress = torch.zeros_like(strain)
-        for unit, modulus in zip(self.unit_stiffness.to(strain), self.moduli[:, None].unbind(2), strict=True):
-            stress = stress + modulus * torch.einsum("nm,bm...->bn...", unit, strain)
-        return stress
+        parts = zip(self.unit_stiffness.to(strain), self.moduli[:, None].unbind(2), strict=True)
+        stresses = [torch.einsum("nm,bm...->bn...", unit, strain).mul_(modulus) for unit, modulus in parts]
+        return stresses[0] if len(stresses) == 1 else stresses[0] + stresses[1]
 
     def _uniform_strain_force(self, moduli, macroscopic_strain):
         """B^T C applied to a uniform strain. Shape: (B, P, N...), (B, 6) -> (B, 3, N...)."""
@@ -228,19 +232,19 @@ def _reference_medium(phases) -> tuple[float, float]:
     return elasticity.midpoint_medium(phases)
 
 
-def _solve_chunk(labels, phases, macroscopic_strain, operator, stopping) -> Solution:
+def _solve_chunk(labels, phases, macroscopic_strain, operator, stopping, watch) -> Solution:
     problem = VoxelProblem.from_labels(labels, phases, macroscopic_strain, operator)
     moduli = [young for young, _ in phases]
     work_dtype = torch.float32 if max(moduli) <= _FLOAT32_CONTRAST * min(moduli) else torch.float64
-    u, statistics = solvers.conjugate_gradient(problem, stopping, work_dtype)
+    u, statistics = solvers.conjugate_gradient(problem, stopping, work_dtype, watch)
     strain = problem.strain(u, macroscopic_strain)
     stress = problem.stress(strain)
     return Solution(strain, stress, stress.mean((2, 3, 4)), **vars(statistics))
 
 
-def _iterate_chunk(labels, phases, macroscopic_strain, operator, stopping, solver) -> Solution:
+def _iterate_chunk(labels, phases, macroscopic_strain, operator, stopping, watch, solver) -> Solution:
     equation = lippmann_schwinger.from_green_operator(operator, labels, phases, macroscopic_strain)
-    y, statistics = solvers.iterate(equation, solvers.ITERATIONS[solver](equation), stopping)
+    y, statistics = solvers.iterate(equation, solvers.ITERATIONS[solver](equation), stopping, watch)
     table = torch.tensor([elasticity.lame_parameters(*phase) for phase in phases], dtype=torch.float64)
     lam, mu = table.to(y.device)[labels][:, None].unbind(-1)
     strain = y.mean(1)

@@ -30,6 +30,14 @@ def test_a_homogeneous_cell_needs_no_iteration(solver):
     assert bool(solution.residuals.isfinite().all())
 
 
+@pytest.mark.parametrize("solver", ["conjugate_gradient", "fixed_point"])
+def test_progress_shows_the_iterations_of_a_single_cell(solver, random_cells, capsys):
+    solution = rlnlib.solve_strain(random_cells(1, 4, 4, 4), 5.0, solver=solver, progress=True)
+    assert f"iteration {int(solution.iterations)}, residual" in capsys.readouterr().err
+    rlnlib.solve_strain(random_cells(1, 4, 4, 4), 5.0, solver=solver)
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("solver", solvers.ITERATIONS)
 def test_a_solver_out_of_iterations_names_the_cell(solver, random_cells):
     cells = torch.cat([torch.zeros(1, 4, 4, 4, dtype=torch.bool), random_cells(1, 4, 4, 4)])
