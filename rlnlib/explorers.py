@@ -13,7 +13,7 @@ import ipywidgets as widgets
 import torch
 from matplotlib.figure import Figure
 
-from rlnlib import checkpoints, figures, lippmann_schwinger, microstructure, rln, solvers, voxel_fe
+from rlnlib import _checks, checkpoints, figures, lippmann_schwinger, microstructure, rln, solvers, voxel_fe
 from rlnlib.metrics import mase
 
 
@@ -131,6 +131,7 @@ def explore_solvers(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Ex
     The RLN has five passes and stays at its last. ``contrast`` is 10 or 50, for which networks are shipped.
     Raises ValueError for another.
     """
+    _checks.one_of("contrast", contrast, (10, 50))
 
     @functools.lru_cache(maxsize=4)
     def iterates(grain_size, contrast, seed):
@@ -173,8 +174,8 @@ def explore_solvers(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Ex
         "iteration",
         range(11),
         f"Axial strain and mean absolute strain error by iteration, on one cell of {size}³ voxels at contrast "
-        f"{contrast:g}: Moulinec's fixed point, conjugate gradients, and the five passes of the shipped RLN, trained on "
-        "cells of 16³ voxels.",
+        f"{contrast:g}: Moulinec's fixed point, conjugate gradients, and the five passes of the shipped RLN, which was "
+        "trained on cells of 16³ voxels.",
         "Four maps of one slice: three solvers and the solution. All start uniform; the network's map has the features "
         "of the solution after one pass, conjugate gradients after a few iterations; the fixed point is the slowest.",
     )
