@@ -13,7 +13,7 @@ import ipywidgets as widgets
 import torch
 from matplotlib.figure import Figure
 
-from rlnlib import _checks, checkpoints, figures, lippmann_schwinger, microstructure, rln, solvers, voxel_fe
+from rlnlib import checkpoints, figures, lippmann_schwinger, microstructure, rln, solvers, voxel_fe
 from rlnlib.metrics import mase
 
 
@@ -129,9 +129,10 @@ def explore_solvers(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Ex
     """Moulinec's fixed point, conjugate gradients and the shipped RLN on one cell, iteration by iteration.
 
     The RLN has five passes and stays at its last. ``contrast`` is 10 or 50, for which networks are shipped.
-    Raises ValueError for another.
+    Raises ValueError for another contrast.
     """
-    _checks.one_of("contrast", contrast, (10, 50))
+    if contrast not in (10, 50):
+        raise ValueError(f"contrast must be 10 or 50, for which networks are shipped; it is {contrast!r}.")
 
     @functools.lru_cache(maxsize=4)
     def iterates(grain_size, contrast, seed):
@@ -164,7 +165,7 @@ def explore_solvers(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Ex
 
     controls = {
         "grain_size": _slider(widgets.IntSlider, "grain size", 6, 1, min(10, size)),
-        "contrast": widgets.ToggleButtons(options=[10.0, 50.0], value=contrast, description="contrast"),
+        "contrast": widgets.ToggleButtons(options=[10.0, 50.0], value=float(contrast), description="contrast"),
         "seed": _slider(widgets.IntSlider, "seed", seed, 0, 99),
         "iteration": _slider(widgets.IntSlider, "iteration", 3, 0, 10),
     }
