@@ -160,3 +160,24 @@ def test_the_bootstrap_cell_asks_for_the_address_where_it_knows_none(tmp_path):
 def test_the_bootstrap_cell_does_nothing_where_the_library_is(monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("something was run"))
     exec(notebook.bootstrap("https://example.org/x"), {})
+
+
+def test_the_recipe_for_another_network_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (recipe,) = re.findall(r"```python\n(.*?)```", (ROOT / "book" / "rerun.md").read_text(), flags=re.S)
+    names = {}
+    exec(recipe, names)
+    assert len(names["history"]) == 5 and (tmp_path / "runs" / "my_network" / "history.csv").exists()
+    assert names["history"][-1]["validation_mase"] < names["history"][0]["validation_mase"]
+
+
+def test_papermill_recipes_name_notebooks_profiles_and_parameters_that_exist():
+    text = (ROOT / "book" / "rerun.md").read_text().replace("\\\n", " ")
+    commands = [line for line in text.splitlines() if line.startswith("papermill notebooks/")]
+    assert len(commands) >= 6
+    for command in commands:
+        path = ROOT / command.split()[1]
+        (parameters,) = [c for c in CELLS[path.stem] if "parameters" in c["metadata"].get("tags", [])]
+        known = set(re.findall(r"^(\w+):", "".join(parameters["source"]), flags=re.M))
+        assert set(re.findall(r"-p (\w+)", command)) <= known, command
+        assert all((ROOT / file).exists() for file in re.findall(r"-f (\S+)", command)), command
