@@ -100,8 +100,9 @@ _PLAYER_STYLE = """
 @media screen{
 .rln-player.rln-on .rln-frame,.rln-player.rln-on .rln-frame p{display:none}
 .rln-player.rln-on .rln-frame.rln-now{display:block}
-.rln-player.rln-on .rln-controls{align-items:center;display:flex;flex-wrap:wrap;gap:.2em 1.2em;
+.rln-player .rln-controls:not([hidden]){align-items:center;display:flex;flex-wrap:wrap;gap:.2em 1.2em;
 margin:.4rem auto 0;max-width:46rem}}
+@media print{.rln-player .rln-controls{display:none}}
 """.replace("\n", "")
 
 _PLAYER_SCRIPT = """
@@ -125,6 +126,7 @@ for (const player of document.querySelectorAll(".rln-player:not(.rln-on)")) {
   });
   slider.addEventListener("input", () => go(Number(slider.value)));
   player.classList.add("rln-on");
+  player.querySelector(".rln-controls").hidden = false;
   go(0);
 }
 """

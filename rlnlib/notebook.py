@@ -14,8 +14,8 @@ from IPython.display import Markdown, display
 from rlnlib import _checks
 from rlnlib._version import __version__
 
-#: Source of the first code cell of every notebook: nothing happens where the library is there. Where it is not, as in
-#: Colab, its repository is fetched, with the data and weights, and only packages that are missing are installed.
+# Source of the first code cell of every notebook: nothing happens where the library is there. Where it is not, as in
+# Colab, its repository is fetched, with the data and weights, and only packages that are missing are installed.
 BOOTSTRAP = """\
 # Where rlnlib is missing (Colab), fetch it and the packages that it lacks; numpy and torch stay as they are.
 import importlib.util

@@ -78,7 +78,7 @@ def test_a_player_is_a_strip_until_its_script_runs():
     """What hides pictures takes the class that the script gives, and holds for screens alone, not for paper."""
     page = figures.player_page(frames(), ["a", "b", "c"], "caption", "alternative")
     style = page[page.index("<style>") : page.index("</style>")]
-    before, screen = style.split("@media screen")
+    before, screen = style.split("@media print")[0].split("@media screen")
     assert "display:none" not in before and screen.count("display:none") == 1
     assert re.search(r"\.rln-on \.rln-frame[^}]*\{display:none", screen)
     assert "rln-on" not in page.split("<script>")[0].replace(style, "")
@@ -92,7 +92,8 @@ def test_a_player_answers_to_keys_in_a_browser(tmp_path):
     page = figures.player_page(frames(), ["pass 0", "pass 1", "pass 2"], "caption", "alternative", "pass")
     probe = """<script>
     const [one, two] = document.querySelectorAll(".rln-player"), log = [];
-    const state = (p) => [...p.querySelectorAll(".rln-frame")].map((f) => +(f.offsetParent !== null)).join("");
+    const state = (p) => [...p.querySelectorAll(".rln-frame")].map((f) => +(f.offsetParent !== null)).join("")
+      + (p.querySelector("input").offsetParent ? "+" : "-");
     const note = () => log.push(`${state(one)}/${state(two)}/${one.querySelector("output").textContent}`);
     note();
     for (const key of ["ArrowRight", "End", "ArrowRight", "Home", "ArrowLeft", "a"]) {
@@ -104,23 +105,25 @@ def test_a_player_answers_to_keys_in_a_browser(tmp_path):
     bare = re.sub("<script>.*?</script>", "", page, flags=re.S)
 
     def rendered(text):
-        (tmp_path / "page.html").write_text(f"<!doctype html><meta charset='utf-8'><body>{text}</body>")
+        (tmp_path / "page.html").write_text(
+            f"<!doctype html><meta charset='utf-8'><style>[hidden]{{display:none!important}}</style><body>{text}</body>"
+        )
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
         command += ["--dump-dom", (tmp_path / "page.html").as_uri()]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         return re.findall("<pre>(.*?)</pre>", done.stdout)[-1].split(";")
 
     assert rendered(page + page + probe) == [
-        "100/100/pass 0 (1 of 3)",
-        "010/100/pass 1 (2 of 3)",
-        "001/100/pass 2 (3 of 3)",
-        "001/100/pass 2 (3 of 3)",
-        "100/100/pass 0 (1 of 3)",
-        "100/100/pass 0 (1 of 3)",
-        "100/100/pass 0 (1 of 3)",
-        "100/010/pass 0 (1 of 3)",
+        "100+/100+/pass 0 (1 of 3)",
+        "010+/100+/pass 1 (2 of 3)",
+        "001+/100+/pass 2 (3 of 3)",
+        "001+/100+/pass 2 (3 of 3)",
+        "100+/100+/pass 0 (1 of 3)",
+        "100+/100+/pass 0 (1 of 3)",
+        "100+/100+/pass 0 (1 of 3)",
+        "100+/010+/pass 0 (1 of 3)",
     ]
-    assert rendered(bare + bare + probe)[0] == "111/111/"
+    assert rendered(bare + bare + probe)[0] == "111-/111-/"
 
 
 def test_slices_share_one_scale():
