@@ -167,6 +167,7 @@ def stamped(partial: Path, source: Path, values: dict, profile: str, seconds: fl
         "date": datetime.date.today().isoformat(),
     }
     notebook.metadata["rlnlib"] = made
+    notebook.metadata.pop("widgets", None)  # no kernel answers them on the page, where a player takes their place
     shown = ", ".join(f"{name} = {value}" for name, value in values.items()) or "none"
     line = f"Executed on {made['date']} at the `{profile}` profile in {made['seconds']} s. Parameters: {shown}."
     injected = [n for n, cell in enumerate(notebook.cells) if "injected-parameters" in cell.metadata.get("tags", [])]

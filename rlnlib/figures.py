@@ -45,18 +45,108 @@ def show(figure: Figure, caption: str, alt: str) -> None:
 
     Raises ValueError if either text is empty.
     """
-    if not caption.strip() or not alt.strip():
-        raise ValueError("A figure needs a caption and a text alternative: say what it shows, and what is seen.")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", facecolor="white", metadata={"Software": None})
-    plt.close(figure)
-    source = base64.b64encode(picture.getvalue()).decode()
+    _need_texts(caption, alt)
     display(
         HTML(
-            f'<figure class="rln-figure"><img alt="{html.escape(alt)}" src="data:image/png;base64,{source}">'
+            f'<figure class="rln-figure"><img alt="{html.escape(alt)}" src="{_picture(figure)}">'
             f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         )
     )
+
+
+def player(frames: Sequence[Figure], titles: Sequence[str], caption: str, alt: str, label: str = "frame") -> None:
+    """Display pictures to leaf through: :func:`player_page`, for slices through a cell or the passes of a solver."""
+    display(HTML(player_page(frames, titles, caption, alt, label)))
+
+
+def player_page(frames: Sequence[Figure], titles: Sequence[str], caption: str, alt: str, label: str = "frame") -> str:
+    """HTML of pictures to leaf through by slider or arrow keys, Home and End; closes the figures.
+
+    It needs neither a kernel nor a network, and nothing moves by itself. Without JavaScript, and on paper, it is a
+    strip of all the pictures. ``label`` says what a picture is ("slice", "pass"); each title names one, and is read
+    out when it is reached.
+
+    Raises ValueError for fewer than two frames, another number of titles, or an empty text.
+    """
+    _need_texts(caption, alt)
+    if len(frames) < 2 or len(titles) != len(frames):
+        raise ValueError(
+            f"A player needs two frames or more and a title for each; there are {len(frames)} frames and "
+            f"{len(titles)} titles."
+        )
+    pictures = "".join(
+        f'<div class="rln-frame"><img alt="{html.escape(f"{title}. {alt}")}" src="{_picture(frame)}">'
+        f"<p>{html.escape(title)}</p></div>"
+        for frame, title in zip(frames, titles, strict=True)
+    )
+    return (
+        f'<figure class="rln-figure rln-player" tabindex="0" role="group" aria-label="{html.escape(label)}s to leaf '
+        f'through with the arrow keys"><style>{_PLAYER_STYLE}</style>{pictures}'
+        f'<div class="rln-controls" hidden><label>{html.escape(label)} '
+        f'<input type="range" min="0" max="{len(frames) - 1}" value="0" step="1"></label>'
+        f'<output aria-live="polite"></output></div>'
+        f"<figcaption>{html.escape(caption)}</figcaption><script>{_PLAYER_SCRIPT}</script></figure>"
+    )
+
+
+# Everything is in view until the script, which then shows one picture at a time and the controls.
+_PLAYER_STYLE = """
+.rln-player .rln-frame{display:inline-block;max-width:100%;vertical-align:top}
+.rln-player .rln-frame p{margin:0 0 .8em;text-align:center}
+.rln-player:focus-visible{outline:3px solid currentColor;outline-offset:4px}
+.rln-player .rln-controls label{display:flex;flex:1 1 14rem;gap:.6em;margin:0}
+.rln-player .rln-controls input{flex:1;min-width:6rem}
+.rln-player .rln-controls output{flex:1 1 14rem;font-variant-numeric:tabular-nums}
+@media screen{
+.rln-player.rln-on .rln-frame,.rln-player.rln-on .rln-frame p{display:none}
+.rln-player.rln-on .rln-frame.rln-now{display:block}
+.rln-player .rln-controls:not([hidden]){align-items:center;display:flex;flex-wrap:wrap;gap:.2em 1.2em;
+margin:.4rem auto 0;max-width:46rem}}
+@media print{.rln-player .rln-controls{display:none}}
+""".replace("\n", "")
+
+_PLAYER_SCRIPT = """
+for (const player of document.querySelectorAll(".rln-player:not(.rln-on)")) {
+  const frames = [...player.querySelectorAll(".rln-frame")], last = frames.length - 1;
+  const slider = player.querySelector("input"), spoken = player.querySelector("output");
+  const go = (wanted) => {
+    const now = Math.max(0, Math.min(last, wanted)), title = frames[now].querySelector("p").textContent;
+    frames.forEach((frame, i) => frame.classList.toggle("rln-now", i === now));
+    slider.value = now;
+    slider.setAttribute("aria-valuetext", title);
+    spoken.textContent = `${title} (${now + 1} of ${last + 1})`;
+  };
+  player.addEventListener("keydown", (event) => {
+    const now = Number(slider.value);
+    const wanted = {ArrowLeft: now - 1, ArrowRight: now + 1, Home: 0, End: last}[event.key];
+    if (wanted === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    go(wanted);
+  });
+  slider.addEventListener("input", () => go(Number(slider.value)));
+  player.classList.add("rln-on");
+  player.querySelector(".rln-controls").hidden = false;
+  go(0);
+}
+"""
+
+
+def _need_texts(caption: str, alt: str) -> None:
+    if not caption.strip() or not alt.strip():
+        raise ValueError("A figure needs a caption and a text alternative: say what it shows, and what is seen.")
+
+
+def png(figure: Figure) -> bytes:
+    """The figure on white as a PNG, the same bytes each time; closes the figure."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", facecolor="white", metadata={"Software": None})
+    plt.close(figure)
+    return picture.getvalue()
+
+
+def _picture(figure: Figure) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png(figure)).decode()}"
 
 
 def slices(

@@ -14,6 +14,41 @@ from IPython.display import Markdown, display
 from rlnlib import _checks
 from rlnlib._version import __version__
 
+# Source of the first code cell of every notebook: nothing happens where the library is there. Where it is not, as in
+# Colab, its repository is fetched, with the data and weights, and only packages that are missing are installed.
+BOOTSTRAP = """\
+# Where rlnlib is missing (Colab), fetch it and the packages that it lacks; numpy and torch stay as they are.
+import importlib.util
+
+if importlib.util.find_spec("rlnlib") is None:
+    import importlib.metadata as metadata
+    import os
+    import re
+    import subprocess
+    import sys
+
+    repository = os.environ.get("RLN_REPOSITORY") or REPOSITORY
+    if not repository:
+        raise ModuleNotFoundError("rlnlib is not installed: set RLN_REPOSITORY to its address and run this cell again.")
+    pip = [sys.executable, "-m", "pip", "install", "-q"]
+    if not os.path.exists("rln-book"):
+        subprocess.run(["git", "clone", "-q", "--depth", "1", repository, "rln-book"], check=True)
+    subprocess.run([*pip, "--no-deps", "-e", "rln-book"], check=True)
+    sys.path.insert(0, os.path.abspath("rln-book"))
+    importlib.invalidate_caches()
+    there = {re.sub(r"[-_.]+", "-", d.metadata["Name"]).lower(): d.version for d in metadata.distributions()}
+    wanted = [r for r in metadata.requires("rlnlib") if "extra ==" not in r] + ["ipywidgets>=8.0"]
+    missing = [r for r in wanted if re.match(r"[\\w.-]+", r)[0].lower() not in there]
+    with open("keep.txt", "w") as keep:
+        keep.writelines(f"{name}=={there[name]}\\n" for name in ("numpy", "torch") if name in there)
+    if missing:
+        subprocess.run([*pip, "-c", "keep.txt", *missing], check=True)"""
+
+
+def bootstrap(repository: str = "") -> str:
+    """Source of the bootstrap cell for a repository's address; without one, the cell asks for it in one sentence."""
+    return BOOTSTRAP.replace("REPOSITORY\n", f"{repository!r}\n".replace("'", '"'), 1)
+
 
 def start(seed: int = 0, device: str = "auto") -> torch.device:
     """Seed Python, NumPy and torch, choose the device, and show the provenance line; returns the device.
