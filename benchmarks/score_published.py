@@ -3,7 +3,7 @@
     python benchmarks/score_published.py FLN_c10.model RLN_t_c10.model --out data/results/published-10.json
 
 Scores each file on fresh cells of the paper's default set, after every pass, with the mean of each cell subtracted and
-with that of the whole batch, as the released code does. A tied network is run for more passes than it was trained for.
+with that of the whole batch, as the released code does. The RLN-t is run for more passes than it was trained for.
 A batch of one has only one mean: scored one at a time, both choices are the same.
 """
 
@@ -42,7 +42,7 @@ def main():
     parser.add_argument("--contrast", type=float, default=10.0)
     parser.add_argument("--cells", type=int, default=500)
     parser.add_argument("--size", type=int, default=31)
-    parser.add_argument("--passes", type=int, default=10, help="of a tied network")
+    parser.add_argument("--passes", type=int, default=10, help="of a tied network trained for several")
     parser.add_argument("--batch-size", type=int, default=32, help="of the batch whose mean is subtracted")
     parser.add_argument("--seed", type=int, default=500)
     parser.add_argument("--out", required=True)
@@ -60,7 +60,7 @@ def main():
         for choice, batch_size in (("cell", 1), ("batch", options.batch_size)):
             model = rlnlib.load_published(file, batch_mean=choice == "batch")
             trained = model.passes
-            if model.config["tied"]:
+            if trained > 1 and model.config["tied"]:
                 model.passes = max(options.passes, trained)
             errors = errors_by_pass(model, stiff, true, batch_size)
             found[f"{choice}_mean"] = {
