@@ -27,8 +27,8 @@ RECIPES = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", type=int, default=192)
-    parser.add_argument("--test", type=int, default=128)
+    parser.add_argument("--train", type=int, default=64)
+    parser.add_argument("--test", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--contrast", type=float, default=50.0)
