@@ -119,29 +119,68 @@ def test_the_batch_mean_of_the_released_code_is_on_offer(reference_data):
     assert abs(float(per_batch.mean()) - 1) < 1e-5
 
 
+@pytest.mark.reference
+@pytest.mark.parametrize("kept", [0, 10, 1000, -4, -1])
+def test_a_truncated_released_network_is_refused(reference_data, kept, tmp_path):
+    """Cut in the head, in the content, and in the last block of numbers."""
+    content = (reference_data / "published" / "FLN_c10.model").read_bytes()
+    (tmp_path / "cut.model").write_bytes(content[:kept])
+    with pytest.raises(OSError, match="not one of the released networks"):
+        rlnlib.load_published(tmp_path / "cut.model")
+
+
 class Hostile:
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, call, argument):
+        self.call, self.argument = call, argument
 
     def __reduce__(self):
-        return (os.mkdir, (str(self.path),))
+        return self.call, (self.argument,)
 
 
-@pytest.mark.parametrize("position", [0, 3])
-def test_a_hostile_checkpoint_is_refused_and_does_not_run(position, tmp_path):
-    """In the place of the magic number, and in that of the content."""
+@pytest.mark.parametrize("position", [0, 3, 4])
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [(os.mkdir, "{}"), (os.system, "mkdir '{}'"), (eval, "__import__('os').mkdir('{}')")],
+    ids=["mkdir", "system", "eval"],
+)
+def test_a_hostile_checkpoint_is_refused_and_does_not_run(position, call, argument, tmp_path):
+    """In the place of the magic number, in that of the content, and in that of the list of storages."""
     harm = tmp_path / "harm"
-    pickle.loads(pickle.dumps(Hostile(harm)))
+    hostile = Hostile(call, argument.format(harm))
+    pickle.loads(pickle.dumps(hostile))
     assert harm.exists()  # the trap works
     harm.rmdir()
     path = tmp_path / "hostile.model"
     with open(path, "wb") as file:
-        for part in [0, 1001, {}, {}, []]:
-            pickle.dump(Hostile(harm) if position == 0 else part, file, protocol=2)
-            position -= 1
-    with pytest.raises(OSError, match=r"posix\.mkdir|mkdir"):
+        for number, part in enumerate([0, 1001, {}, {}, []]):
+            pickle.dump(hostile if number == position else part, file, protocol=2)
+    with pytest.raises(OSError, match=f"names .*{call.__name__}"):
         rlnlib.load_published(path)
     assert not harm.exists()
+
+
+@pytest.mark.reference
+def test_a_call_hidden_in_a_real_released_network_does_not_run(reference_data, tmp_path):
+    """``os.system`` is put before what the content holds, and its answer thrown away: all else stays valid."""
+    content = (reference_data / "published" / "FLN_c10.model").read_bytes()
+    begin = content.index(b"\x80\x02", content.index(b"little_endian"))
+    harm = tmp_path / "harm"
+    call = b"cos\nsystem\n(S'mkdir " + str(harm).encode() + b"'\ntR0"
+    (tmp_path / "hidden.model").write_bytes(content[: begin + 2] + call + content[begin + 2 :])
+    with pytest.raises(OSError, match=r"names os\.system"):
+        rlnlib.load_published(tmp_path / "hidden.model")
+    assert not harm.exists()
+
+
+@pytest.mark.reference
+def test_a_tensor_that_reaches_beyond_its_numbers_is_refused(reference_data, tmp_path):
+    """The FLN's content with the storage of its first weights announced smaller than they are."""
+    content = (reference_data / "published" / "FLN_c10.model").read_bytes()
+    first = 16 * 6 * 27  # weights of the first convolution, as the pickle's two-byte integer
+    place = content.index(b"M" + first.to_bytes(2, "little"))
+    (tmp_path / "short.model").write_bytes(content[: place + 1] + b"\x00\x01" + content[place + 3 :])
+    with pytest.raises(OSError, match="not one of the released networks"):
+        rlnlib.load_published(tmp_path / "short.model")
 
 
 def test_other_files_are_not_taken_for_released_networks(tmp_path, weights):

@@ -21,13 +21,16 @@ def seeded():
 def test_parameter_counts_are_those_of_the_released_and_of_the_stated_network():
     assert count(networks.VNet()) == 132_801
     assert count(networks.VNet(blocks=3)) == 160_513
+    assert count(networks.make_proximal("vnet-160k", 6)) == 160_513
+    assert count(networks.PeriodicVNet()) == 132_801
     counts = {kind: count(RLN(**options)) for kind, options in rln.KINDS.items()}
     assert counts == {"fln": 132_801, "rln-t": 132_801, "rln": 5 * 132_801}
 
 
 @pytest.mark.parametrize("size", [6, 7, 8])
 def test_output_has_the_size_of_the_input(size):
-    for network in (networks.VNet(), networks.ThreeLayerNet()):
+    for name in networks.PROXIMALS:
+        network = networks.make_proximal(name, 6)
         assert network(field(2, 6, size, size, size)).shape == (2, 1, size, size, size)
 
 
@@ -43,6 +46,41 @@ def test_the_vnet_moves_with_even_shifts_on_even_sizes_only():
     assert error((1, 0, 0)) > 1e-3
     odd = field(1, 6, 7, 7, 7)
     assert (network(odd.roll(2, 2)) - network(odd).roll(2, 2)).abs().max() / network(odd).std() > 1e-3
+
+
+def away_from_the_seams(network, x, wide):
+    """Change, voxel by voxel, when the odd cell is continued around itself by ``wide`` voxels before the network."""
+    continued = torch.nn.functional.pad(x, (wide, wide + 1) * 3, mode="circular")
+    inner = slice(wide, wide + x.shape[-1])
+    return (network(continued)[:, :, inner, inner, inner] - network(x)).abs() / network(x).std()
+
+
+@torch.no_grad()
+def test_the_periodic_vnet_has_no_seam_on_odd_sizes_where_the_released_padding_has_one():
+    """Against the cell continued so far around itself that no voxel sees the end, where the pairs of voxels agree."""
+    x, padded, periodic = field(1, 6, 13, 13, 13), networks.VNet(), networks.PeriodicVNet()
+    periodic.load_state_dict(padded.state_dict())
+    inside = slice(2, 11)  # the last two convolutions see the half resolution on both sides of the end
+    assert away_from_the_seams(periodic, x, 12)[:, :, inside, inside, inside].max() < 1e-4
+    assert away_from_the_seams(padded, x, 12)[:, :, inside, inside, inside].max() > 1e-2
+    assert torch.equal(periodic(field(1, 6, 8, 8, 8)), padded(field(1, 6, 8, 8, 8)))
+
+
+@torch.no_grad()
+def test_the_periodic_vnet_sees_as_far_around_an_odd_axis_as_its_half_resolution():
+    network = networks.PeriodicVNet(blocks=3)
+    assert away_from_the_seams(network, field(1, 6, 15, 15, 15), 14)[:, :, 2:13, 2:13, 2:13].max() < 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", networks.PROXIMALS)
+def test_mirrors_and_transverse_exchange_are_no_symmetry_of_untrained_weights(name):
+    """What holds exactly is stated; what does not must not be claimed by accident. Cells of a batch never mix."""
+    network, x = networks.make_proximal(name, 6), field(2, 6, 8, 8, 8)
+    out = network(x)
+    for moved in (lambda f: f.flip(2), lambda f: f.flip(4), lambda f: f.transpose(3, 4)):
+        assert (network(moved(x)) - moved(out)).abs().max() / out.std() > 1e-2
+    assert torch.allclose(network(x[:1]), out[:1], atol=1e-6)
 
 
 @torch.no_grad()
