@@ -19,10 +19,18 @@ HTML = ROOT / "build" / "html"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 PAGES = sorted(str(p.relative_to(HTML)) for p in HTML.rglob("*.html") if "_static" not in p.parts)
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars"
-).split()
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+]
 
 if not (CHROMIUM and DRIVER and PAGES):
     reason = "the browser tests need chromium, chromedriver and the book in build/html (make book)"
@@ -43,13 +51,13 @@ const ground = e => { const stack = [];
   return stack.reverse().reduce((under, c) => over(c, under), [255, 255, 255]); };
 const bad = new Map();
 for (const e of document.querySelectorAll("main *, .bd-sidebar-primary *")) {
-  if (e.closest("mjx-container, svg, .headerlink, [aria-hidden=true]") || !e.checkVisibility({visibilityProperty: true}))
-    continue;
+  if (e.closest("mjx-container, svg, .headerlink, [aria-hidden=true]")) continue;
+  if (!e.checkVisibility({visibilityProperty: true})) continue;
   if (![...e.childNodes].some(n => n.nodeType == 3 && n.textContent.trim())) continue;
   const under = ground(e), text = over(rgb(getComputedStyle(e).color), under);
   const [a, b] = [lum(text), lum(under)].sort((x, y) => y - x), ratio = (a + 0.05) / (b + 0.05);
-  if (ratio < 4.5) bad.set(e.tagName + "." + e.className + " " + getComputedStyle(e).color + " on " + under.map(Math.round),
-    ratio.toFixed(2) + " " + e.textContent.trim().slice(0, 40));
+  const name = e.tagName + "." + e.className + " " + getComputedStyle(e).color + " on " + under.map(Math.round);
+  if (ratio < 4.5) bad.set(name, ratio.toFixed(2) + " " + e.textContent.trim().slice(0, 40));
 }
 return [...bad].map(x => x.join(": "));
 """
@@ -69,6 +77,10 @@ await MathJax.startup.promise;
 const unset = [...document.querySelectorAll(".math")].filter(e => !e.querySelector("mjx-container"));
 const wrong = [...document.querySelectorAll("mjx-merror, [data-mjx-error]")];
 return [unset.length + wrong.length, document.querySelectorAll("mjx-container").length];
+"""
+THEME = """
+document.documentElement.dataset.theme = document.documentElement.dataset.mode = arguments[0];
+document.head.insertAdjacentHTML("beforeend", "<style>* {transition: none !important}</style>");
 """
 FIGURES = """
 return [...document.querySelectorAll("main figure, main img")].filter(e => {
@@ -121,7 +133,7 @@ def maths(browser):
     """(equations not set, equations set), after MathJax has finished."""
     if not browser.execute_script("return document.querySelectorAll('.math').length"):
         return 0, 0
-    script = "const done = arguments[0]; (async () => {%s})().then(done, e => done([String(e), 0]));" % MATHS
+    script = "const done = arguments[0]; (async () => {" + MATHS + "})().then(done, e => done([String(e), 0]));"
     return tuple(browser.execute_async_script(script))
 
 
@@ -132,7 +144,7 @@ def test_a_page_is_whole(browser, site, page):
     browser.get(site + page)
     found = {"equations not set": maths(browser)[0], "figures": browser.execute_script(FIGURES)}
     for theme in ("light", "dark"):
-        browser.execute_script("document.documentElement.dataset.theme = document.documentElement.dataset.mode = arguments[0]; const s = document.createElement('style'); s.textContent = '* {transition: none !important}'; document.head.append(s);", theme)
+        browser.execute_script(THEME, theme)
         found[f"contrast, {theme}"] = browser.execute_script(CONTRAST)
     wide(browser, 360)
     found["wider than 360 pixels"] = browser.execute_script(OVERFLOW)
@@ -148,7 +160,9 @@ def test_the_checks_of_a_page_can_fail(browser, site):
     assert maths(browser)[0] == 0 < maths(browser)[1]
     faults = """<p style="color: #999; background: #fff">pale</p><p style="width: 900px">wide</p><img src="none.png">
     <figure></figure><span class="math">x</span>"""
-    browser.execute_script("document.querySelector('main article').insertAdjacentHTML('beforeend', arguments[0])", faults)
+    browser.execute_script(
+        "document.querySelector('main article').insertAdjacentHTML('beforeend', arguments[0])", faults
+    )
     assert any("pale" in text for text in browser.execute_script(CONTRAST))
     assert any("wide" in text for text in browser.execute_script(OVERFLOW))
     assert len(browser.execute_script(FIGURES)) == 2 and maths(browser)[0] == 1
@@ -219,8 +233,8 @@ def test_players_answer_to_keys(browser, site):
     for page in with_players:
         browser.get(site + page)
         for player in browser.find_elements(By.CSS_SELECTOR, ".rln-player"):
-            seen = "return [...arguments[0].querySelectorAll('img')].filter(e => e.checkVisibility()).map(e => e.src).join()"
-            seen += " + (arguments[0].querySelector('input[type=range]') || {value: ''}).value"
+            seen = "return [...arguments[0].querySelectorAll('img')].filter(e => e.checkVisibility())"
+            seen += ".map(e => e.src).join() + (arguments[0].querySelector('input[type=range]') || {value: ''}).value"
             control = player.find_element(By.CSS_SELECTOR, "input[type=range], [tabindex]")
             browser.execute_script("arguments[0].scrollIntoView(); arguments[0].focus()", control)
             control.send_keys(Keys.HOME)
