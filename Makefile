@@ -5,12 +5,14 @@ VENV := .venv/bin/python
 # Threads that sleep while they wait for each other: those that spin take 20 times as long on a busy machine.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help install book test notebooks clean
+.PHONY: help install book test avx2 notebooks archive clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book       run the notebooks (PROFILE=ci) and render the book from them"
-	@echo "make test       lint, unit tests, notebooks compared with their stored outputs, a run with other parameters"
+	@echo "make test       lint, unit tests, the pages in a browser (if there is one), notebooks compared"
+	@echo "make avx2       the same notebooks compared with AVX2 kernels and one thread, as on an older processor"
+	@echo "make archive    the book, executed notebooks, data, weights, lock file and checksums in one zip file"
 	@echo "make notebooks  run the notebooks at the ci profile and store their outputs in notebooks/"
 	@echo "make clean      delete build/ and .venv/"
 
@@ -23,8 +25,18 @@ book: install
 test: install
 	@$(VENV) -m ruff check .
 	@$(VENV) -m mypy
+	@if [ -n "$$RLN_BROWSER" ] || command -v chromium >/dev/null; then $(VENV) book/build.py book; fi # for test_browser
 	@$(VENV) -m pytest tests
 	@$(VENV) book/build.py compare
+
+avx2: export ATEN_CPU_CAPABILITY := avx2
+avx2: export ONEDNN_MAX_CPU_ISA := AVX2
+avx2: export NUMBA_NUM_THREADS := 1
+avx2: install
+	@$(VENV) book/build.py compare
+
+archive: install
+	@$(VENV) book/build.py archive
 
 notebooks: install
 	@$(VENV) book/build.py store

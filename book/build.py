@@ -4,6 +4,7 @@
     python book/build.py run --profile laptop  run only; copies go to build/PROFILE/
     python book/build.py store                 run at the ci profile and store the outputs in notebooks/
     python book/build.py compare               run the stored notebooks again and compare the outputs (nbval)
+    python book/build.py archive               the book, its notebooks, data, weights and lock file in one file
 
 A copy is kept while its key holds: a hash of the notebook's source, its parameters, the library, the data and the
 pinned packages. Copies are written in full before they get their name.
@@ -30,6 +31,8 @@ import papermill
 import yaml
 
 from rlnlib import claims
+from rlnlib._version import __version__
+from rlnlib.notebook import current_commit
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = ROOT / "notebooks" / "profiles"
@@ -38,6 +41,9 @@ BUILD = ROOT / "build"
 LIMIT = {"ci": 300}
 #: Cells that `compare` must at least have compared, so that a suite that compares nothing fails.
 COMPARED_FLOOR = 80
+
+#: Jupyter Book writes this twice although it is switched off, which is an error in the browser.
+THEBE = re.compile(r"<script>const THEBE_JS_URL.*?</script>|<script[^>]*sphinx-thebe\.js[^>]*></script>", re.DOTALL)
 
 
 class Failure(Exception):
@@ -159,6 +165,7 @@ def stamped(partial: Path, source: Path, values: dict, profile: str, seconds: fl
     notebook = nbformat.read(partial, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     made = {
+        "commit": current_commit() or "unknown",
         "key": key(source, values),
         "profile": profile,
         "parameters": values,
@@ -169,7 +176,10 @@ def stamped(partial: Path, source: Path, values: dict, profile: str, seconds: fl
     notebook.metadata["rlnlib"] = made
     notebook.metadata.pop("widgets", None)  # no kernel answers them on the page, where a player takes their place
     shown = ", ".join(f"{name} = {value}" for name, value in values.items()) or "none"
-    line = f"Executed on {made['date']} at the `{profile}` profile in {made['seconds']} s. Parameters: {shown}."
+    line = (
+        f"Executed on {made['date']} at the `{profile}` profile in {made['seconds']} s, from commit {made['commit']}, "
+    )
+    line += f"{made['cells']} cells. Parameters: {shown}."
     injected = [n for n, cell in enumerate(notebook.cells) if "injected-parameters" in cell.metadata.get("tags", [])]
     for n in reversed(injected):  # the line names them
         del notebook.cells[n]
@@ -239,6 +249,56 @@ def compare() -> None:
     print(f"{total} outputs of {len(counts)} notebooks compared.\n{total} passed, 0 failed", flush=True)
 
 
+def repository() -> str | None:
+    """The book's address on GitHub: RLN_REPOSITORY, else the git remote ``origin``; None where there is neither.
+
+    Raises Failure for an RLN_REPOSITORY that is no such address.
+    """
+    pattern = r"(?:https://github\.com/|git@github\.com:)([\w.-]+/[\w.-]+?)(?:\.git)?/?"
+    given = os.environ.get("RLN_REPOSITORY", "").strip()
+    git = ["git", "-C", str(ROOT), "config", "--get", "remote.origin.url"]
+    address = given or subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    found = re.fullmatch(pattern, address)
+    if given and not found:
+        raise Failure(f"RLN_REPOSITORY must be an address such as https://github.com/owner/name, not {given!r}.")
+    return f"https://github.com/{found[1]}" if found else None
+
+
+def configured(text: str, address: str | None) -> str:
+    """``_config.yml`` with launch buttons for the repository at ``address``, or without any where it is None."""
+    config = yaml.safe_load(text)
+    if address:
+        branch = os.environ.get("RLN_BRANCH", "main")
+        config["repository"] = {"url": address, "branch": branch}
+        config["launch_buttons"].update(
+            colab_url="https://colab.research.google.com", binderhub_url="https://mybinder.org"
+        )
+        config["html"]["use_repository_button"] = True
+    return yaml.safe_dump(config, sort_keys=False)
+
+
+def archive() -> Path:
+    """Pack the rendered book, the executed notebooks, data, weights, lock file and their checksums into one file."""
+    html, name = render(run("ci")).parent, f"rlnlib-book-{__version__}"
+    stage, target = BUILD / "archive" / name, BUILD / f"{name}.zip"
+    shutil.rmtree(stage.parent, ignore_errors=True)
+    shutil.copytree(html, stage / "html", ignore=shutil.ignore_patterns(".buildinfo", ".doctrees"))
+    for folder in ("data", "rlnlib", "notebooks"):
+        shutil.copytree(ROOT / folder, stage / folder, ignore=shutil.ignore_patterns("generated", "__pycache__", ".*"))
+    for path in notebooks():
+        shutil.copy(BUILD / "ci" / path.name, stage / "notebooks" / path.name)
+    for file in ("constraints.txt", "pyproject.toml", "environment.yml", "README.md", "LICENSE", "CITATION.cff"):
+        shutil.copy(ROOT / file, stage)
+    files = sorted(p for p in stage.rglob("*") if p.is_file())
+    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(stage)}\n" for p in files]
+    (stage / "SHA256SUMS").write_text("".join(sums))  # check with: sha256sum -c SHA256SUMS
+    partial = shutil.make_archive(str(BUILD / "archive" / "partial"), "zip", stage.parent, name)
+    os.replace(partial, target)
+    shutil.rmtree(stage.parent)
+    print(f"{len(files)} files, {target.stat().st_size / 1e6:.0f} MB.", flush=True)
+    return target
+
+
 def render(copies: Path) -> Path:
     """Build the HTML from the executed copies; any warning is an error. Returns index.html."""
     stage = BUILD / "stage"
@@ -247,10 +307,14 @@ def render(copies: Path) -> Path:
     (stage / "notebooks").mkdir()
     for path in notebooks():
         nbformat.write(anchored(nbformat.read(copies / path.name, as_version=4)), stage / "notebooks" / path.name)
-    for name in ("_config.yml", "_toc.yml", "CHANGELOG.md"):
+    (stage / "_config.yml").write_text(configured((ROOT / "_config.yml").read_text(), repository()))
+    for name in ("_toc.yml", "CHANGELOG.md"):
         shutil.copy(ROOT / name, stage)
     (stage / "book" / "parameters.md").write_text(parameter_page())
-    (stage / "book" / "claims.md").write_text(claims_page(copies))
+    ledger = claims.ledger(ROOT / "book" / "claims.yml", [copies / path.name for path in notebooks()])
+    (stage / "book" / "claims.md").write_text(claims_page(ledger))
+    with (stage / "book" / "differences.md").open("a") as page:
+        page.write(differing_claims(ledger))
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(stage)]
     command += ["--path-output", str(BUILD / "html.partial")]
     shutil.rmtree(BUILD / "html.partial", ignore_errors=True)
@@ -264,6 +328,8 @@ def render(copies: Path) -> Path:
     )
     if done.returncode:
         raise Failure(f"{done.stdout}\nThe book could not be rendered without warnings.")
+    for page in (BUILD / "html.partial" / "_build" / "html").rglob("*.html"):
+        page.write_text(THEBE.sub("", page.read_text()))
     shutil.rmtree(BUILD / "html", ignore_errors=True)
     os.replace(BUILD / "html.partial" / "_build" / "html", BUILD / "html")
     shutil.rmtree(BUILD / "html.partial")
@@ -286,23 +352,34 @@ def anchored(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-def claims_page(copies: Path) -> str:
+def claims_page(entries: list[claims.Entry]) -> str:
     """The ledger of the paper's claims as a page: what was published, what we measured, and the derived status."""
-    entries = claims.ledger(ROOT / "book" / "claims.yml", [copies / path.name for path in notebooks()])
     counts = ", ".join(f"{sum(e.status == s for e in entries)} {s}" for s in claims.STATUSES)
-    text = (ROOT / "book" / "claims_introduction.md").read_text() + f"\nOf {len(entries)} claims: {counts}.\n\n"
-    text += "| claim (section) | paper | ours | status |\n|---|---|---|---|\n"
+    text = (ROOT / "book" / "claims_introduction.md").read_text()
+    return f"{text}\nOf {len(entries)} claims: {counts}.\n\n{claims_table(entries)}"
+
+
+def differing_claims(entries: list[claims.Entry]) -> str:
+    """The claims that we measured otherwise than the paper, for the page on differences."""
+    differing = [entry for entry in entries if entry.status in ("differs", "not reproduced")]
+    text = "\n## Claims that came out otherwise\n\n"
+    return text + (claims_table(differing) if differing else "None of those measured so far.\n")
+
+
+def claims_table(entries: list[claims.Entry]) -> str:
+    """Claims as a table: the paper's value, ours and on what it was measured, a link to the cell, the status."""
+    text = "| claim (section) | paper | ours | measured on | status |\n|---|---|---|---|---|\n"
 
     def shown(value, unit: str) -> str:
         return ("holds" if value else "does not hold") if isinstance(value, bool) else f"{value:,g} {unit}"
 
     for entry in entries:
-        ours = "" if entry.value is None else f"{shown(entry.value, entry.unit)} ({entry.conditions})"
+        ours = "" if entry.value is None else shown(entry.value, entry.unit)
         if entry.where:
             notebook, tag = entry.where
-            ours += f' <a href="../notebooks/{notebook}.html#cell-{tag}">cell</a>'
+            ours += f' (<a href="../notebooks/{notebook}.html#cell-{tag}">cell</a>)'
         published = shown(entry.published, entry.unit)
-        text += f"| {entry.quote} ({entry.section}) | {published} | {ours} | {entry.status} |\n"
+        text += f"| {entry.quote} ({entry.section}) | {published} | {ours} | {entry.conditions} | {entry.status} |\n"
     return text
 
 
@@ -322,13 +399,15 @@ def parameter_page() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("book", "run", "store", "compare"))
+    parser.add_argument("command", choices=("book", "run", "store", "compare", "archive"))
     parser.add_argument("--profile", default="ci")
     options = parser.parse_args()
     try:
         if options.command in ("book", "run"):
             copies = run(options.profile)
             print(f"The book: {render(copies)}" if options.command == "book" else f"The copies: {copies}")
+        elif options.command == "archive":
+            print(f"The archive: {archive()}")
         else:
             {"store": store, "compare": compare}[options.command]()
     except Failure as failure:

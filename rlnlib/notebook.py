@@ -68,6 +68,45 @@ def start(seed: int = 0, device: str = "auto") -> torch.device:
     return chosen
 
 
+#: What the parameters of the notebooks may be: (least, greatest) of a number, or the words allowed.
+ALLOWED: dict[str, tuple] = {
+    **dict.fromkeys(("cell_size", "training_size", "sample_size", "grid_size"), (2, 512)),
+    **dict.fromkeys(
+        ("n_train", "n_validation", "n_test", "n_cells", "n_compared", "n_points", "n_statistics"), (1, 10**6)
+    ),
+    **dict.fromkeys(("epochs", "batch_size", "repeats", "n_passes", "n_descents", "refinement"), (1, 10**6)),
+    **dict.fromkeys(("grain_size", "largest_grain"), (1, 512)),
+    **dict.fromkeys(("contrast", "largest_contrast", "conductivity", "reference_young"), (1e-6, 1e6)),
+    "reference_poisson": (-0.99, 0.499),
+    "stiff_fraction": (0.0, 1.0),
+    "discretization": ("continuous", "rotated", "hex8", "bbar"),
+    "network": ("fln", "rln-t", "rln"),
+}
+
+
+def check(**parameters) -> None:
+    """Stop in the first cell if a parameter cannot be used: ``check(cell_size=cell_size, contrast=contrast)``.
+
+    Each is held against its line in :data:`ALLOWED`; numbers with whole limits must be whole.
+    Raises ValueError with one sentence that says what was expected and what came, and for a name without a line.
+    """
+    for name, value in parameters.items():
+        if name not in ALLOWED:
+            raise ValueError(f"There is no rule for {name!r}: write one in rlnlib.notebook.ALLOWED.")
+        allowed = ALLOWED[name]
+        if isinstance(allowed[0], str):
+            _checks.one_of(name, value, allowed)
+            continue
+        least, greatest = allowed
+        whole = isinstance(least, int)
+        kinds = (int, np.integer) if whole else (int, float, np.number)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= greatest:
+            kind = "a whole number" if whole else "a number"
+            raise ValueError(
+                f"{name} must be {kind} from {least:g} to {greatest:g}, not {value!r}: change the parameter."
+            )
+
+
 def provenance(device: torch.device) -> str:
     """Library version and commit, profile, device and torch version, in one line."""
     made_with = [f"rlnlib {__version__}"]

@@ -1,5 +1,6 @@
 """The stored notebooks: their form, that they are fresh, and that the runner refuses what it should."""
 
+import ast
 import importlib.util
 import re
 import shutil
@@ -8,6 +9,8 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+
+from rlnlib import notebook
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -192,3 +195,180 @@ def test_an_environment_without_a_whole_stamp_is_not_current(tmp_path, monkeypat
     assert install.is_current()
     monkeypatch.setattr(install, "PYTHON", str(tmp_path / "gone"))
     assert not install.is_current()
+
+
+def small(tmp_path, *sources, outputs=None, name="small"):
+    """A notebook of code cells with the outputs as stored; the kernel is the one that runs the tests."""
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(source) for source in sources], metadata={"kernelspec": kernel}
+    )
+    for number, (cell, text) in enumerate(zip(notebook.cells, outputs or (), strict=False), start=1):
+        cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text=text)], number
+    nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+    return tmp_path / f"{name}.ipynb"
+
+
+def test_a_canary_that_must_fail_fails_in_the_comparison(tmp_path, monkeypatch):
+    """Also a cell that raises where the stored output printed."""
+    path = small(tmp_path, "print(1)", "raise SystemError('canary')", outputs=("1\n", "2\n"))
+    monkeypatch.setattr(build, "notebooks", lambda: [path])
+    monkeypatch.setattr(build, "COMPARED_FLOOR", 2)
+    with pytest.raises(build.Failure, match="canary"):
+        build.compare()
+
+
+def test_a_changed_constant_of_the_library_makes_the_comparison_fail(tmp_path, monkeypatch):
+    """In a copy of the library, strains are reported a little too large; the unchanged copy passes."""
+    shutil.copytree(ROOT / "rlnlib", tmp_path / "rlnlib", ignore=shutil.ignore_patterns("__pycache__"))
+    source = (
+        "import torch, rlnlib\nprint(f'{float(rlnlib.mase(torch.ones(1, 2, 2, 2) * 1.1, torch.ones(1, 2, 2, 2))):.3f}')"
+    )
+    path = small(tmp_path, source, outputs=("10.000\n",))
+    monkeypatch.setattr(build, "notebooks", lambda: [path])
+    monkeypatch.setattr(build, "COMPARED_FLOOR", 1)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    build.compare()
+    metrics = tmp_path / "rlnlib" / "metrics.py"
+    changed = metrics.read_text().replace("100", "101")
+    assert changed != metrics.read_text()
+    metrics.write_text(changed)
+    with pytest.raises(build.Failure, match="1 notebooks differ"):
+        build.compare()
+
+
+def faults(notebook, key):
+    """What is wrong with a stored notebook."""
+    found = []
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    if counts != list(range(1, len(counts) + 1)):
+        found.append("order")
+    if notebook.metadata.get("rlnlib", {}) != {"key": key, "profile": "ci"}:
+        found.append("stale")
+    if re.search(r"/(home|root|Users|work|tmp)/", str([c.get("outputs") for c in notebook.cells])):
+        found.append("path")
+    return found
+
+
+def test_stale_disordered_foreign_and_misprofiled_notebooks_are_found():
+    """Each fault, put on a good notebook, is found, and nothing else is."""
+    path = NOTEBOOKS[0]
+    key = nbformat.read(path, as_version=4).metadata["rlnlib"]["key"]
+
+    def fault(change):
+        notebook = nbformat.read(path, as_version=4)
+        change(notebook, [cell for cell in notebook.cells if cell.cell_type == "code"])
+        return faults(notebook, key)
+
+    assert fault(lambda notebook, code: None) == []
+    assert fault(lambda notebook, code: code[0].update(execution_count=9)) == ["order"]
+    assert fault(lambda notebook, code: notebook.metadata["rlnlib"].update(key="0")) == ["stale"]
+    assert fault(lambda notebook, code: notebook.metadata["rlnlib"].update(profile="paper")) == ["stale"]
+    output = nbformat.v4.new_output("stream", text="/home/someone/data.h5")
+    assert fault(lambda notebook, code: code[0].outputs.append(output)) == ["path"]
+
+
+def test_a_key_sees_a_constant_of_the_library(tmp_path, monkeypatch):
+    for folder in ("rlnlib", "data"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("generated", "__pycache__"))
+    shutil.copy(ROOT / "constraints.txt", tmp_path)
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    before = build.key(NOTEBOOKS[0], {})
+    assert build.key(NOTEBOOKS[0], {}) == before
+    with (tmp_path / "rlnlib" / "metrics.py").open("a") as file:
+        file.write("TOLERANCE = 2\n")
+    assert build.key(NOTEBOOKS[0], {}) != before
+
+
+@each
+def test_each_parameter_is_used_after_the_parameters_cell(path):
+    """A name that no later cell reads cannot act."""
+    seen_tag, read = False, set()
+    for cell in cells_of(path):
+        if seen_tag:
+            read |= {n.id for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Name)}
+        seen_tag = seen_tag or "parameters" in cell.metadata.get("tags", [])
+    assert not set(build.declared(path)) - read
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
+    """What the first chapter prints on a tiny cell with other parameters."""
+
+    def run(**values):
+        out = tmp_path_factory.mktemp("printed")
+        assert build.run_one(NOTEBOOKS[0], {"cell_size": 6, **values}, "ci", out) is None
+        return [o.get("text", "") for c in cells_of(out / NOTEBOOKS[0].name) for o in c.outputs]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def plainly_printed(printed):
+    return printed()
+
+
+def test_the_same_parameters_print_the_same(printed, plainly_printed):
+    assert printed() == plainly_printed
+
+
+@pytest.mark.parametrize(
+    "change", [{"contrast": 20.0}, {"grain_size": 3}, {"stiff_fraction": 0.2}, {"seed": 3}], ids=str
+)
+def test_each_parameter_of_the_first_chapter_acts(change, printed, plainly_printed):
+    assert printed(**change) != plainly_printed
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"cell_size": -3}, "cell_size must be a whole number from 2 to 512, not -3"),
+        ({"cell_size": 8.5}, "whole number"),
+        ({"contrast": 0.0}, "contrast must be a number from"),
+        ({"contrast": float("nan")}, "contrast must be a number from"),
+        ({"contrast": True}, "contrast must be a number from"),
+        ({"stiff_fraction": 1.2}, "stiff_fraction must be a number from 0 to 1, not 1.2"),
+        ({"discretization": "hex9"}, "'rotated', 'hex8', 'bbar'; it is 'hex9'"),
+        ({"network": "rnl"}, "one of 'fln', 'rln-t', 'rln'"),
+        ({"cell_sise": 3}, "no rule for 'cell_sise'"),
+    ],
+)
+def test_bad_values_of_parameters_stop_with_one_sentence(values, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)) as raised:
+        notebook.check(**values)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_values_of_every_profile_pass_the_check():
+    for path in NOTEBOOKS:
+        for profile in ("ci", "laptop", "paper"):
+            defaults = {name: ast.literal_eval(entry["default"]) for name, entry in build.declared(path).items()}
+            values = {**defaults, **build.parameters(path, profile)}
+            notebook.check(**{name: value for name, value in values.items() if name in notebook.ALLOWED})
+            unruled = set(values) - set(notebook.ALLOWED) - {"seed", "device", "cell_file", "run_folder"}
+            assert not unruled, (path.name, unruled)
+
+
+def test_launch_buttons_stand_only_where_there_is_an_address(monkeypatch):
+    text = (ROOT / "_config.yml").read_text()
+    without = yaml.safe_load(build.configured(text, None))
+    assert "repository" not in without and "colab_url" not in without["launch_buttons"]
+    monkeypatch.setenv("RLN_REPOSITORY", "git@github.com:someone/book.git")
+    address = build.repository()
+    assert address == "https://github.com/someone/book"
+    with_buttons = yaml.safe_load(build.configured(text, address))
+    assert with_buttons["repository"]["url"] == address
+    assert {"colab_url", "binderhub_url"} <= set(with_buttons["launch_buttons"])
+    monkeypatch.setenv("RLN_REPOSITORY", "my repository")
+    with pytest.raises(build.Failure, match="RLN_REPOSITORY must be an address"):
+        build.repository()
+
+
+def test_workflows_call_the_make_targets_and_nothing_else():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for file in (ROOT / ".github" / "workflows").glob("*.yml"):
+        runs = re.findall(r"run: (.*)", file.read_text())
+        matrix = re.search(r"target: \[(.*)\]", file.read_text())
+        called = {run.removeprefix("make ") for run in runs}
+        called = called - {"${{ matrix.target }}"} | set(matrix[1].split(", ") if matrix else [])
+        assert runs and called <= targets
