@@ -452,9 +452,10 @@ def _write(path: Path, made: Parameters | Imported, tables: dict, blocks: Iterab
                     packing = {"compression": "gzip", "shuffle": True} if name == "stiff" else {}
                     chunks = (1, *values.shape[1:]) if values.ndim > 1 else None
                     file.create_dataset(name, (made.n, *values.shape[1:]), values.dtype, chunks=chunks, **packing)
-                file[name][block] = values
             columns = {**solved, **{name: values[block] for name, values in tables.items()}}
             for n, index in enumerate(range(block.start, block.stop)):
+                for name, values in solved.items():  # record by record: the file's order then knows no blocks
+                    file[name][index] = values[n]
                 crc32[index] = _crc32({name: values[n] for name, values in columns.items()})
         for name, values in {**tables, "crc32": crc32}.items():
             file[name] = values
