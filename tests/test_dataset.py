@@ -74,7 +74,7 @@ def test_the_same_parameters_make_the_same_bits_on_one_and_two_threads(made, tmp
     assert content(made) == content(other)
 
 
-MAKE = "from rlnlib import dataset; dataset.make_dataset({path!r}, 200, size=8, grain_size=(1, 4), repeats=2)"
+MAKE = "from rlnlib import dataset; dataset.make_dataset({path!r}, 200, size=8, grain_size=(1, 4), repeats=2, block=32)"
 
 
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
@@ -118,12 +118,46 @@ def test_a_begun_file_with_other_parameters_is_refused(tmp_path, monkeypatch):
     assert dataset.make_dataset(tmp_path / "set.h5", 2, **SMALL).exists()
 
 
+def test_processes_and_blocks_do_not_change_a_bit_and_the_last_process_joins(made, tmp_path, monkeypatch):
+    path = tmp_path / "set.h5"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, there in ((1, False), (0, True)):
+        monkeypatch.setenv("RANK", str(rank))
+        dataset.make_dataset(path, 40, block=3, **SMALL)
+        assert path.exists() == there
+    assert path.read_bytes() == made.read_bytes()
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(ValueError, match="RANK=2"):
+        dataset.make_dataset(path, 40, **SMALL)
+
+
+def test_the_authors_arrays_come_into_the_same_layout(made, tmp_path):
+    stiff, strain = (field.numpy() for field in dataset.StrainDataset(made).tensors())
+    theirs = np.stack([1 - stiff, stiff], 1).swapaxes(2, 4)
+    np.save(tmp_path / "cells.npy", theirs)
+    six = np.zeros((40, 216, 6))
+    six[..., 0] = 1e-3 * strain.swapaxes(1, 3).reshape(40, -1)
+    for name, values in (("boxes", six[..., 0].reshape(40, 6, 6, 6)), ("six", six)):
+        np.save(tmp_path / f"{name}.npy", values)
+        pair = tmp_path / "cells.npy", tmp_path / f"{name}.npy"
+        path = dataset.import_arrays(tmp_path / f"{name}.h5", 10.0, test=pair)
+        back = dataset.StrainDataset(path, "test").tensors()
+        assert np.array_equal(back[0].numpy(), stiff) and np.allclose(back[1].numpy(), strain, atol=1e-5)
+        assert dataset.verify(path) == []
+    with pytest.warns(UserWarning, match="check"):  # a wrong contrast
+        dataset.import_arrays(tmp_path / "other.h5", 1.0, test=pair)
+    with pytest.raises(OSError, match="exists"):
+        dataset.import_arrays(path, 10.0, test=pair)
+    with pytest.raises(ValueError, match="cells of the shape"):
+        dataset.import_arrays(tmp_path / "bad.h5", 10.0, test=pair[::-1])
+
+
 def test_a_damaged_block_is_made_again(tmp_path, monkeypatch, made):
     monkeypatch.setattr(dataset, "_join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         dataset.make_dataset(tmp_path / "set.h5", 40, **SMALL)
     monkeypatch.undo()
-    block = tmp_path / "set.h5.parts" / "000000.npz"
+    (block,) = (tmp_path / "set.h5.parts").glob("*.npz")
     block.write_bytes(block.read_bytes()[:-200])
     assert content(dataset.make_dataset(tmp_path / "set.h5", 40, **SMALL)) == content(made)
 
