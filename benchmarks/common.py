@@ -72,7 +72,7 @@ def significant(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def matrix_product(repeats: int = 5, size: int = 2048, device: str = "cpu") -> Callable[[], object]:
+def matrix_product(size: int = 2048, device: str = "cpu") -> Callable[[], object]:
     """A float32 matrix product of 2 size^3 operations, the measure of the machine's peak."""
     a = torch.randn(size, size, device=device)
     return lambda: a @ a

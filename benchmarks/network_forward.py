@@ -30,9 +30,8 @@ def plain_vnet(network, field):
     odd = field.shape[-1] % 2
     if odd:
         field = F.pad(field, (2, 3) * 3, mode="circular")
-    for layers in (network.begin,):
-        field = prelu(layers[1], conv(layers[0], field))
-        skipped = prelu(layers[3], conv(layers[2], field))
+    first, first_slope, second, second_slope = network.begin
+    skipped = prelu(second_slope, conv(second, prelu(first_slope, conv(first, field))))
     field = prelu(network.down[1], F.conv3d(skipped, network.down[0].weight, network.down[0].bias, stride=2))
     for n in range(0, len(network.low), 2):
         field = prelu(network.low[n + 1], conv(network.low[n], field))
