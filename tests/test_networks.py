@@ -122,6 +122,32 @@ def test_the_fast_layers_are_the_plain_ones_with_their_gradients(layout):
         assert torch.allclose(ours, theirs, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(9, 9, 9), (8, 8, 8), (7, 6, 4), (4, 5, 7)])
+def test_inference_computes_the_plain_function(shape):
+    """Cropped early and with the last two convolutions in one, and equal; also where only some axes are odd."""
+    network, x = networks.VNet().eval(), field(2, 6, *shape)
+    plain = network(x)  # gradients are on
+    with torch.no_grad():
+        assert network.train()(x).equal(plain.detach()), "training takes the plain path"
+        quick = network.eval()(x)
+        assert quick.shape == plain.shape and 0 < (quick - plain).abs().max() < 1e-5 * plain.abs().max()
+        network.end[0].weight[0, 0, 0, 0, 0] += 0.1
+        assert (network(x) - plain).abs().max() > 1e-4 * plain.abs().max(), "a wrong corner of one kernel is seen"
+
+
+def test_reduced_precision_keeps_the_first_and_the_last_convolution_in_float32():
+    network, x = networks.VNet().eval(), field(2, 6, 7, 7, 7)
+
+    def error(call):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return float((call(x).float() - exact).norm() / exact.norm())
+
+    with torch.no_grad():
+        exact = network(x)
+    plain = error(network.train())
+    assert error(network.eval()) < 0.75 * plain < 0.05
+
+
 def test_an_unknown_network_is_refused():
     with pytest.raises(ValueError, match="'vnet'"):
         networks.make_proximal("unet", 6)

@@ -111,6 +111,17 @@ def test_predict_strain_takes_cells_of_any_kind_and_leaves_the_model_alone(rando
     assert 0 < (reduced - whole).abs().max() < 0.1
 
 
+def test_predictions_without_a_batch_size_are_those_of_the_whole_batch(random_cells, monkeypatch):
+    """Cells in small batches, a thread each; but a network that couples its batch gets 16 cells, as in training."""
+    cells = random_cells(5, 7, 7, 7)
+    monkeypatch.setitem(rln._BATCH_VOXELS, "cpu", 2 * 7**3)
+    model, coupled = RLN(passes=2), RLN(passes=2, batch_mean=True)
+    for network in (model, coupled):
+        assert torch.allclose(rlnlib.predict_strain(network, cells), rlnlib.predict_strain(network, cells, 5), atol=1e-6)
+    apart = rlnlib.predict_strain(coupled, cells, batch_size=2)
+    assert (apart - rlnlib.predict_strain(coupled, cells)).abs().max() > 1e-6
+
+
 @pytest.mark.parametrize(
     "call",
     [

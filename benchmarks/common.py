@@ -1,0 +1,106 @@
+"""What the benchmarks share: facts about the machine, alternating repeats, medians with their spread, the JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# Threads that wait for each other by spinning take many times as long where another program wants the same core.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import torch
+
+import rlnlib
+from rlnlib.checkpoints import write_atomically
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def parse(question: str, **options) -> argparse.Namespace:
+    """Command-line options with these defaults, and --device and --out for all."""
+    parser = argparse.ArgumentParser(description=question, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in options.items():
+        many = isinstance(default, tuple)
+        kind = type(default[0] if many else default)
+        parser.add_argument(f"--{name}", type=kind, default=default, nargs="+" if many else None)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path)
+    parsed = parser.parse_args()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return parsed
+
+
+def measure(sides: dict[str, Callable[[], object]], repeats: int, device: str = "cpu") -> dict[str, list[float]]:
+    """Seconds of each side, which take turns so that a busy machine hits all of them; one round before warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for repeat in range(repeats + 1):
+        for name, side in sides.items():
+            spent = timed(side, device)
+            if repeat:
+                seconds[name].append(spent)
+    return seconds
+
+
+def timed(side: Callable[[], object], device: str = "cpu") -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    side()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def summary(seconds: list[float], amount: float = 1.0) -> dict[str, float]:
+    """Median, least and most of ``amount`` per second."""
+    rates = [amount / s for s in seconds]
+    return {name: significant(f(rates)) for name, f in (("median", statistics.median), ("least", min), ("most", max))}
+
+
+def ratios(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """How many times faster ours is, turn by turn of one run."""
+    return summary([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+def significant(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def matrix_product(size: int = 2048, device: str = "cpu") -> Callable[[], object]:
+    """A float32 matrix product of 2 size^3 operations, the measure of the machine's peak."""
+    a = torch.randn(size, size, device=device)
+    return lambda: a @ a
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def write(question: str, options: argparse.Namespace, result: dict) -> None:
+    """The record of a run: what was asked, the machine, the versions, the result."""
+    record = {
+        "question": question,
+        "settings": {name: value for name, value in vars(options).items() if name != "out"},
+        "machine": {
+            "cpu": cpu_name(),
+            "cores": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if options.device == "cuda" else None,
+            "load": round(os.getloadavg()[0], 2),
+        },
+        "versions": {"rlnlib": rlnlib.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        **result,
+    }
+    text = json.dumps(record, indent=1) + "\n"
+    print(text)
+    if options.out:
+        write_atomically(options.out, text.encode())
