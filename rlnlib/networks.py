@@ -149,10 +149,10 @@ class VNet(nn.Module):
             kernel = torch.einsum("o,oixyz->xyzi", weights, last.weight).flatten(0, 2)
             bias = weights @ last.bias + reduction.bias
             terms = (kernel @ field.flatten(2)).view(len(field), 3, 3, 3, *field.shape[2:])
-            x, y, z = (n - 2 for n in field.shape[2:])
-            out = bias.view(1, 1, 1, 1).expand(len(field), x, y, z).clone()
+            n1, n2, n3 = (n - 2 for n in field.shape[2:])
+            out = bias.view(1, 1, 1, 1).expand(len(field), n1, n2, n3).clone()
             for i, j, k in itertools.product(range(3), repeat=3):  # of one output channel, faster than a convolution
-                out += terms[:, i, j, k, i : i + x, j : j + y, k : k + z]
+                out += terms[:, i, j, k, i : i + n1, j : j + n2, k : k + n3]
         return out[:, None]
 
 
