@@ -6,6 +6,7 @@ Each maps the phase-segmented strains (B, C, N1, N2, N3) to a perturbation field
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -141,7 +142,8 @@ class VNet(nn.Module):
         # What is left after the crop of an odd axis depends on all but the last voxel, and on none across the border.
         x, y, z = (slice(n - o) for o, n in zip(odd, skipped.shape[2:], strict=True))
         field = torch.cat([part[:, :, x, y, z] for part in (field, skipped)], dim=1)
-        convolution, activation, last, reduction = self.end
+        layers: Any = self.end
+        convolution, activation, last, reduction = layers
         field = activation(F.conv3d(_pad_even_axes(field, odd), convolution.weight, convolution.bias))
         with torch.autocast(field.device.type, enabled=False):
             field = _pad_even_axes(field.float(), odd)
