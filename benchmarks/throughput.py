@@ -1,6 +1,6 @@
 """Cells a second of a training step and of data generation, and of predictions by batch size, with peak memory.
 
-    python benchmarks/throughput.py --out benchmarks/results/throughput.json
+python benchmarks/throughput.py --out benchmarks/results/throughput.json
 """
 
 import resource

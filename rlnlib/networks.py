@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -145,7 +146,8 @@ class VNet(nn.Module):
         # What is left after the crop of an odd axis depends on all but the last voxel, and on none across the border.
         x, y, z = (slice(n - o) for o, n in zip(odd, skipped.shape[2:], strict=True))
         field = torch.cat([part[:, :, x, y, z] for part in (field, skipped)], dim=1)
-        convolution, activation, last, reduction = self.end
+        layers: Any = self.end
+        convolution, activation, last, reduction = layers
         field = activation(F.conv3d(_pad_even_axes(field, odd), convolution.weight, convolution.bias))
         with torch.autocast(field.device.type, enabled=False):
             field = _pad_even_axes(field.float(), odd)
@@ -153,10 +155,10 @@ class VNet(nn.Module):
             kernel = torch.einsum("o,oixyz->xyzi", weights, last.weight).flatten(0, 2)
             bias = weights @ last.bias + reduction.bias
             terms = (kernel @ field.flatten(2)).view(len(field), 3, 3, 3, *field.shape[2:])
-            x, y, z = (n - 2 for n in field.shape[2:])
-            out = bias.view(1, 1, 1, 1).expand(len(field), x, y, z).clone()
+            n1, n2, n3 = (n - 2 for n in field.shape[2:])
+            out = bias.view(1, 1, 1, 1).expand(len(field), n1, n2, n3).clone()
             for i, j, k in itertools.product(range(3), repeat=3):  # of one output channel, faster than a convolution
-                out += terms[:, i, j, k, i : i + x, j : j + y, k : k + z]
+                out += terms[:, i, j, k, i : i + n1, j : j + n2, k : k + n3]
         return out[:, None]
 
 

@@ -277,7 +277,7 @@ def _finish_epoch(fabric, network, held_out, config, state, rate) -> None:
     share = slice(fabric.global_rank, None, fabric.world_size)
     dtype = torch.bfloat16 if config.precision == "bf16-mixed" else torch.float32
     cells, target = held_out[0][share], held_out[1][share]
-    sum_of_errors = mase(predict_strain(network, cells, config.batch_size, dtype), target).sum()
+    sum_of_errors = mase(predict_strain(network, cells, dtype=dtype), target).sum()
     total = torch.as_tensor(fabric.all_reduce(sum_of_errors.to(fabric.device), reduce_op="sum"))
     error = float(total) / len(held_out[0])
     row = {

@@ -117,7 +117,9 @@ def test_predictions_without_a_batch_size_are_those_of_the_whole_batch(random_ce
     monkeypatch.setitem(rln._BATCH_VOXELS, "cpu", 2 * 7**3)
     model, coupled = RLN(passes=2), RLN(passes=2, batch_mean=True)
     for network in (model, coupled):
-        assert torch.allclose(rlnlib.predict_strain(network, cells), rlnlib.predict_strain(network, cells, 5), atol=1e-6)
+        assert torch.allclose(
+            rlnlib.predict_strain(network, cells), rlnlib.predict_strain(network, cells, 5), atol=1e-6
+        )
     apart = rlnlib.predict_strain(coupled, cells, batch_size=2)
     assert (apart - rlnlib.predict_strain(coupled, cells)).abs().max() > 1e-6
 
