@@ -227,7 +227,7 @@ def test_players_answer_to_keys(browser, site):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
-    with_players = [page for page in PAGES if 'class="rln-player' in (HTML / page).read_text()]
+    with_players = [page for page in PAGES if 'rln-player"' in (HTML / page).read_text()]
     if not with_players:
         pytest.skip("no page has a player")
     wide(browser)
