@@ -159,6 +159,7 @@ def main():
     with multiprocessing.get_context("spawn").Pool(options.cores) as pool:
         import muGrid
         import torch
+        from common import cpu_name
 
         import rlnlib
         from rlnlib import green
@@ -212,14 +213,6 @@ def main():
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text + "\n")
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":
