@@ -114,7 +114,7 @@ def train(
     recipe: so a long run fits into short leases of a machine.
 
     Raises ValueError for bad sets or weights, OSError if the folder belongs to another recipe or its checkpoint is
-    damaged, FloatingPointError if the loss is no longer finite; the last good checkpoint is kept.
+    damaged, FloatingPointError if the loss or a weight is no longer finite; the last good checkpoint is kept.
     """
     stiff, strain = _pair("train_set", train_set)
     held_out = _pair("validation_set", validation_set)
@@ -134,13 +134,16 @@ def train(
     started = entered - state["seconds"]
     loss_sum = torch.tensor(state["loss_sum"], dtype=torch.float64, device=fabric.device)
 
-    def save():
+    def check_finite():
         state["loss_sum"] = float(loss_sum)
-        if not math.isfinite(state["loss_sum"]):
+        if not math.isfinite(state["loss_sum"]) or not all(bool(torch.isfinite(p).all()) for p in network.parameters()):
             raise FloatingPointError(
-                f"The loss is {state['loss_sum']} in epoch {state['epoch'] + 1}: lower the learning rate, or set "
-                f"warm_up. The checkpoint in {folder} is from before."
+                f"The loss or a weight is no longer finite in epoch {state['epoch'] + 1}: lower the learning rate, or "
+                f"set warm_up. If there is a checkpoint in {folder}, it is from before."
             )
+
+    def save():
+        check_finite()
         if fabric.is_global_zero:
             _save(folder, network, optimizer, config, state)
         fabric.barrier()
@@ -188,7 +191,7 @@ def train(
                 if _longest(fabric, time.monotonic() - saved) > 60 * config.checkpoint_minutes:
                     saved = save()
             if state["seen"] or not state["history"]:
-                state["loss_sum"] = float(loss_sum)
+                check_finite()  # before the evaluation, which refuses NaN
                 _finish_epoch(fabric, network, held_out, config, state, optimizer.param_groups[0]["lr"])
                 loss_sum.zero_()
             bar.set_postfix(validation_mase=f"{state['history'][-1]['validation_mase']:.2f} %")

@@ -124,6 +124,30 @@ def test_a_run_with_another_recipe_or_a_damaged_checkpoint_is_refused(sets, tmp_
         train(model(), *sets, CONFIG, tmp_path, device="cpu")
 
 
+@pytest.mark.parametrize("spoiled", ["loss", "gradient"])
+@pytest.mark.parametrize("batch", [4, 5, 6], ids=["first of an epoch", "second", "last"])
+def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(spoiled, batch, sets, tmp_path, monkeypatch):
+    """Three batches make an epoch. Once the cause is gone, the run goes on to the end of an undisturbed one."""
+    calm = train(model(), *sets, CONFIG, tmp_path / "calm", device="cpu")
+    loss_of, calls = training.training_loss, 0
+
+    def bad_once(errors, *others):
+        nonlocal calls
+        calls += 1
+        if calls != batch:
+            return loss_of(errors, *others)
+        if spoiled == "gradient":
+            errors.register_hook(lambda gradient: gradient * float("nan"))
+        return loss_of(errors, *others) * (1 if spoiled == "gradient" else float("nan"))
+
+    monkeypatch.setattr(training, "training_loss", bad_once)
+    with pytest.raises(FloatingPointError, match="epoch 2: lower the learning rate"):
+        train(model(), *sets, CONFIG, tmp_path / "spoiled", device="cpu")
+    again = train(model(), *sets, CONFIG, tmp_path / "spoiled", device="cpu")
+    for one, other in zip(again, calm, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
 def test_time_runs_out_where_it_is_limited(sets, tmp_path):
     config = dataclasses.replace(CONFIG, epochs=100_000, max_minutes=0.05)
     history = train(model(), *sets, config, tmp_path, device="cpu")
