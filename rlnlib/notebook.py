@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from IPython.display import Markdown, display
 
-from rlnlib import _checks
+from rlnlib import _checks, checkpoints
 from rlnlib._version import __version__
 
 # Source of the first code cell of every notebook: nothing happens where the library is there. Where it is not, as in
@@ -68,15 +68,20 @@ def start(seed: int = 0, device: str = "auto") -> torch.device:
     return chosen
 
 
-#: What the parameters of the notebooks may be: (least, greatest) of a number, or the words allowed.
+#: What the parameters of the notebooks may be: (least, greatest) of a number, or the words allowed. The least sizes are
+#: those that the generator's grains of up to 10 voxels fit into, also in a cell one voxel smaller.
 ALLOWED: dict[str, tuple] = {
-    **dict.fromkeys(("cell_size", "training_size", "sample_size", "grid_size"), (2, 512)),
-    **dict.fromkeys(
-        ("n_train", "n_validation", "n_test", "n_cells", "n_compared", "n_points", "n_statistics"), (1, 10**6)
-    ),
-    **dict.fromkeys(("epochs", "batch_size", "repeats", "n_passes", "n_descents", "refinement"), (1, 10**6)),
+    **dict.fromkeys(("cell_size", "sample_size"), (10, 512)),
+    "training_size": (11, 512),
+    "grid_size": (3, 9),  # its operators are full matrices of 6 * 9**3 columns
     **dict.fromkeys(("grain_size", "largest_grain"), (1, 512)),
-    **dict.fromkeys(("contrast", "largest_contrast", "conductivity", "reference_young"), (1e-6, 1e6)),
+    **dict.fromkeys(("n_train", "n_validation", "n_compared", "n_statistics"), (1, 10**6)),
+    **dict.fromkeys(("n_test", "n_points"), (2, 10**6)),
+    **dict.fromkeys(("n_cells", "n_passes"), (5, 10**6)),
+    **dict.fromkeys(("epochs", "batch_size", "repeats", "n_descents"), (1, 10**6)),
+    "refinement": (1, 8),
+    **dict.fromkeys(("contrast", "conductivity", "reference_young"), (1e-6, 1e6)),
+    "largest_contrast": (3.0, 1e6),  # the sweeps start at 2 and 3
     "reference_poisson": (-0.99, 0.499),
     "stiff_fraction": (0.0, 1.0),
     "discretization": ("continuous", "rotated", "hex8", "bbar"),
@@ -84,13 +89,19 @@ ALLOWED: dict[str, tuple] = {
 }
 
 
-def check(**parameters) -> None:
+def check(*, shipped: bool = False, **parameters) -> None:
     """Stop in the first cell if a parameter cannot be used: ``check(cell_size=cell_size, contrast=contrast)``.
 
-    Each is held against its line in :data:`ALLOWED`; numbers with whole limits must be whole.
+    Each is held against its line in :data:`ALLOWED`; numbers with whole limits must be whole. ``cell_file`` must be
+    empty or a file, grains must fit into the cell, and ``n_cells`` must be a multiple of ``repeats``, where both are
+    given. With ``shipped``, ``contrast`` must be one that networks are shipped for.
     Raises ValueError with one sentence that says what was expected and what came, and for a name without a line.
     """
     for name, value in parameters.items():
+        if name == "cell_file":
+            if not isinstance(value, str) or (value and not Path(value).is_file()):
+                raise ValueError(f"cell_file must be empty or name a file, not {value!r}: change the parameter.")
+            continue
         if name not in ALLOWED:
             raise ValueError(f"There is no rule for {name!r}: write one in rlnlib.notebook.ALLOWED.")
         allowed = ALLOWED[name]
@@ -105,6 +116,23 @@ def check(**parameters) -> None:
             raise ValueError(
                 f"{name} must be {kind} from {least:g} to {greatest:g}, not {value!r}: change the parameter."
             )
+    for grain in ("grain_size", "largest_grain"):
+        for size in ("cell_size", "sample_size"):
+            if parameters.get(grain, 0) > parameters.get(size, np.inf):
+                raise ValueError(
+                    f"{grain} must not exceed {size}, which is {parameters[size]}; it is {parameters[grain]}: "
+                    f"change one of them."
+                )
+    if parameters.get("n_cells", 0) % parameters.get("repeats", 1):
+        raise ValueError(
+            f"n_cells must be a multiple of repeats, which is {parameters['repeats']}; it is {parameters['n_cells']}: "
+            f"change one of them."
+        )
+    if shipped and parameters.get("contrast") not in (ratios := sorted({ratio for _, ratio in checkpoints.shipped()})):
+        raise ValueError(
+            f"contrast must be {' or '.join(f'{ratio:g}' for ratio in ratios)}, for which networks are shipped, not "
+            f"{parameters.get('contrast')!r}: change the parameter."
+        )
 
 
 def provenance(device: torch.device) -> str:

@@ -124,13 +124,13 @@ def test_unknown_profiles_and_names_are_refused(tmp_path, monkeypatch):
 
 def test_a_run_with_other_parameters_gives_other_outputs(tmp_path):
     path = NOTEBOOKS[0]
-    assert build.run_one(path, {"cell_size": 8, "seed": 1, "contrast": 20.0}, "ci", tmp_path) is None
+    assert build.run_one(path, {"cell_size": 10, "seed": 1, "contrast": 20.0}, "ci", tmp_path) is None
     fresh = nbformat.read(tmp_path / path.name, as_version=4)
     printed = {cell.id: str(cell.outputs) for cell in fresh.cells if cell.cell_type == "code"}
     stored = {cell.id: str(cell.outputs) for cell in cells_of(path)}
-    assert printed["cell-06"] != stored["cell-06"] and "(8, 8, 8) voxels" in str(printed)
-    assert fresh.metadata["rlnlib"]["parameters"] == {"cell_size": 8, "seed": 1, "contrast": 20.0}
-    assert "cell_size = 8" in fresh.cells[1].source
+    assert printed["cell-06"] != stored["cell-06"] and "(10, 10, 10) voxels" in str(printed)
+    assert fresh.metadata["rlnlib"]["parameters"] == {"cell_size": 10, "seed": 1, "contrast": 20.0}
+    assert "cell_size = 10" in fresh.cells[1].source
 
 
 def test_a_failing_notebook_is_named_with_cell_and_error(tmp_path):
@@ -297,7 +297,7 @@ def printed(tmp_path_factory):
 
     def run(**values):
         out = tmp_path_factory.mktemp("printed")
-        assert build.run_one(NOTEBOOKS[0], {"cell_size": 6, **values}, "ci", out) is None
+        assert build.run_one(NOTEBOOKS[0], {"cell_size": 10, **values}, "ci", out) is None
         return [o.get("text", "") for c in cells_of(out / NOTEBOOKS[0].name) for o in c.outputs]
 
     return run
@@ -322,7 +322,11 @@ def test_each_parameter_of_the_first_chapter_acts(change, printed, plainly_print
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"cell_size": -3}, "cell_size must be a whole number from 2 to 512, not -3"),
+        ({"cell_size": -3}, "cell_size must be a whole number from 10 to 512, not -3"),
+        ({"cell_size": 12, "grain_size": 13}, "grain_size must not exceed cell_size, which is 12; it is 13"),
+        ({"n_cells": 12, "repeats": 5}, "n_cells must be a multiple of repeats, which is 5; it is 12"),
+        ({"cell_file": "none.tif"}, "cell_file must be empty or name a file, not 'none.tif'"),
+        ({"contrast": 20.0, "shipped": True}, "contrast must be 10 or 50, for which networks are shipped, not 20.0"),
         ({"cell_size": 8.5}, "whole number"),
         ({"contrast": 0.0}, "contrast must be a number from"),
         ({"contrast": float("nan")}, "contrast must be a number from"),
@@ -347,6 +351,64 @@ def test_the_values_of_every_profile_pass_the_check():
             notebook.check(**{name: value for name, value in values.items() if name in notebook.ALLOWED})
             unruled = set(values) - set(notebook.ALLOWED) - {"seed", "device", "cell_file", "run_folder"}
             assert not unruled, (path.name, unruled)
+
+
+UNRULED = ("seed", "device", "run_folder")  # start() checks the first two; any name will do for the third
+
+
+def first_cells(path):
+    """Sources of the cells of parameters and of provenance."""
+    return [tagged(path, tag)[0].source for tag in ("parameters", "provenance")]
+
+
+def checked(source):
+    """The parameters that a cell hands to ``notebook.check`` under their own names."""
+    calls = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call)]
+    calls = [call for call in calls if ast.unparse(call.func) == "notebook.check"]
+    words = [word for call in calls for word in call.keywords]
+    return {w.arg for w in words if isinstance(w.value, ast.Name) and w.value.id == w.arg}
+
+
+@each
+def test_the_first_cells_check_every_parameter(path):
+    assert checked(first_cells(path)[1]) == set(build.declared(path)) - set(UNRULED)
+
+
+def test_a_parameter_that_is_not_checked_is_found_out():
+    assert checked("notebook.check(cell_size=cell_size, contrast=3)\ncheck(n_test=n_test)") == {"cell_size"}
+
+
+def bad_values(name):
+    """Values that no notebook can use, by the rule of the name."""
+    if name == "cell_file":
+        return ["no_such_file.tif"]
+    allowed = notebook.ALLOWED[name]
+    if isinstance(allowed[0], str):
+        return ["nothing", 3]
+    least, greatest = allowed
+    return [least - 1, -3, greatest + 1, True, "many", float("nan"), *([least + 0.5] * isinstance(least, int))]
+
+
+@each
+def test_bad_values_stop_a_notebook_in_its_first_cell(path):
+    """Parameters as papermill sets them, one after another bad; with its own values the cell passes."""
+    parameters, provenance = first_cells(path)
+
+    def run(**changed):
+        names = {}
+        exec(parameters, names)
+        names.update(changed)
+        exec(provenance, names)
+
+    run()
+    for name in set(build.declared(path)) - set(UNRULED):
+        for value in bad_values(name):
+            with pytest.raises(ValueError, match=name) as raised:
+                run(**{name: value})
+            assert str(raised.value).count("\n") == 0, value
+    for name, value in {"seed": -1, "device": "tpu"}.items():
+        with pytest.raises(ValueError, match=name):
+            run(**{name: value})
 
 
 def test_launch_buttons_stand_only_where_there_is_an_address(monkeypatch):
