@@ -10,6 +10,7 @@ import torch
 
 import rlnlib
 from rlnlib import training
+from rlnlib.metrics import mase
 from rlnlib.rln import KINDS, RLN
 from rlnlib.training import TrainingConfig, train
 
@@ -54,11 +55,21 @@ def test_learning_rate_falls_along_a_cosine(sets, tmp_path):
 def test_losses_are_those_of_the_text_and_of_the_code():
     target = torch.full((2, 1, 2, 2, 2), 2.0)
     iterates = [target + 1, target - 3]
-    errors = training.squared_errors(iterates, target)
+    errors = training.pass_errors(iterates, target, "mse")
     assert float(training.training_loss(errors, target.mean(), "mse")) == pytest.approx(1 + 9)
     assert float(training.training_loss(errors, target.mean(), "rmse")) == pytest.approx(100 * (1 + 3) / 2 / 2)
     weights = torch.tensor([2.0, 1.0])
     assert float(training.training_loss(errors, target.mean(), "mse", weights)) == pytest.approx(2 + 9)
+
+
+def test_the_absolute_loss_is_the_measure_itself():
+    """ "mae" of one pass is the mean over the cells of MASE (eq. 29) where their mean strain is 1."""
+    target = 1 + 0.1 * torch.randn(3, 1, 4, 4, 4)
+    target /= target.mean((2, 3, 4), keepdim=True)
+    predicted = target + 0.1 * torch.randn_like(target)
+    errors = training.pass_errors([predicted], target, "mae")
+    loss = float(training.training_loss(errors, target.mean(), "mae"))
+    assert loss == pytest.approx(float(mase(predicted[:, 0], target[:, 0]).mean()), rel=1e-5)
 
 
 SCRIPT = """
