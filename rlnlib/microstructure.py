@@ -152,7 +152,7 @@ def load_cell(path, stiff_label=None, loading_axis: int = 0, array: str | None =
             raise ValueError(
                 f"{path} has the {len(labels)} labels {shown}; a two-phase cell has two. Name those of the stiff phase "
                 f"with stiff_label, threshold the image first, or solve a cell of more phases with "
-                f"solve_strain(load_labels(path)[0], phases=[(young, poisson), ...])."
+                f"solve_strain(microstructure.load_labels(path)[0], phases=[(young, poisson), ...])."
             )
         stiff_label = labels[-1]
     for label in np.atleast_1d(stiff_label):
