@@ -14,12 +14,14 @@ Layout (n records of N^3 voxels; one record is one chunk)::
     /crc32             uint32  (n,)             of all of the above for the record
     attributes: layout, library_version, parameters (JSON), and each single one (contrast, poisson, rtol, seed, ...)
 
-An imported file has the parameters of Imported; what is not known of its records is 0, or NaN for the residual.
+It is written in the file format of HDF5 1.10, which puts a checksum on all that is not a record too. An imported file
+has the parameters of Imported; what is not known of its records is 0, or NaN for the residual.
 
-Blocks of records are solved one after the other into ``FILE.parts/``, each file written in full before it gets its
-name, and joined at the end; so a killed run loses at most the block in flight, and a file under its final name is
-complete. Several processes share the work where torchrun or ``fabric run`` started them: each makes its own share of
-the records, and the last to finish joins all; on several nodes, in a folder that all of them see.
+A block is the records that the solver works on at once, a second's work or less: at 31^3 four for each core. Blocks
+are solved one after the other into ``FILE.parts/``, each file written in full before it gets its name, and joined at
+the end; so a killed run loses at most the records in flight, and a file under its final name is complete. Several
+processes share the work where torchrun or ``fabric run`` started them: each makes its own share of the records, the
+first one joins all, and none goes on before; on several nodes, in a folder that all of them see.
 
 Command line::
 
@@ -33,11 +35,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
+import time
 import uuid
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -45,6 +48,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -52,19 +56,21 @@ import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from rlnlib import _checks, green, metrics, microstructure, voxel_fe
+from rlnlib import _checks, authors_arrays, green, microstructure, voxel_fe
 from rlnlib._version import __version__
 
 LAYOUT = 1
 SPLITS = ("train", "validation", "test")
-#: Sizes of data sets by name; five cells a design point.
-PROFILES = {
-    "ci": {"n": 40, "size": 16, "repeats": 5},
-    "laptop": {"n": 3560, "size": 16, "repeats": 5},
-    "paper": {"n": 20480, "size": 31, "repeats": 5},
+#: Data sets by name: one that is made in a second, one for two cores, and the paper's.
+PROFILES: dict[str, dict[str, Any]] = {
+    "ci": {"n": 40, "size": 8, "repeats": 5, "grain_size": (1, 4)},
+    "laptop": {"n": 5120, "size": 16, "repeats": 1, "grain_size": (1, 10)},
+    "paper": {"n": 20480, "size": 31, "repeats": 5, "grain_size": (1, 10)},
 }
 _SOLVED = ("stiff", "strain_xx", "iterations", "residual")
 _TABLES = ("grain_size", "stiff_fraction", "split", "split_by_design")
+#: What HDF5 raises where bytes of a file are not what they were.
+_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -126,8 +132,8 @@ def make_dataset(path, n: int, *, device=None, block: int | None = None, progres
 
     ``parameters`` are those of :class:`Parameters`. ``block`` is how many records are solved and saved together,
     which a kill can lose: by default as many as the solver works on at once. It does not change a bit of the file,
-    nor does the number of threads or processes. A complete file of the same parameters is left as it is. In one of
-    several processes the file may not be there yet on return: the last to finish writes it.
+    nor does the number of threads or processes. A complete file of the same parameters is left as it is. On return
+    the file is complete, also where other processes share the work: this one then waits for them.
 
     Raises ValueError for bad parameters, OSError for a file made with other ones or a place that cannot be written.
     """
@@ -138,60 +144,52 @@ def make_dataset(path, n: int, *, device=None, block: int | None = None, progres
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     block = _checks.positive_integer("block", _at_once(wanted.size**3, device) if block is None else block)
     parts = path.with_name(path.name + ".parts")
-    if _is_made(path, wanted):
-        return path
+    share = slice(n * rank // ranks, n * (rank + 1) // ranks)  # of this process
     with _writing(path):
-        parts.mkdir(parents=True, exist_ok=True)
-        _same_run(parts / "parameters.json", wanted)
-        done = np.zeros(n, bool)
-        for begun, file in _blocks(parts):
-            if _load_block(file) is None:
-                file.unlink(missing_ok=True)
-            else:
-                done[begun] = True
-        first, last = n * rank // ranks, n * (rank + 1) // ranks  # the share of this process
-        missing = first + np.flatnonzero(~done[first:last])
-        design = _design(wanted)
-        with tqdm(total=last - first, initial=last - first - len(missing), unit="cell", disable=not progress) as bar:
-            for records in np.split(missing, range(block, len(missing), block)):
-                # A block is a run of consecutive records: its file is named after the first and the last.
-                for run in np.split(records, np.flatnonzero(np.diff(records) > 1) + 1):
-                    if len(run):
-                        _save_block(parts, run, _solve(wanted, run, design, device))
-                        bar.update(len(run))
-        if not _join(path, parts, wanted):
-            return path  # other processes have not finished
-    shutil.rmtree(parts, ignore_errors=True)
+        try:
+            if not _is_made(path, wanted):
+                parts.mkdir(parents=True, exist_ok=True)
+                _same_run(parts / "parameters.json", wanted)
+                missing = share.start + np.flatnonzero(~_done(parts, n, share)[share])
+                if not _is_made(path, wanted):
+                    _make_share(parts, wanted, missing, share, block, device, progress)
+                while not path.exists() and not (rank == 0 and _done(parts, n).all()):
+                    time.sleep(0.1)  # for the other processes
+                if not path.exists():
+                    _join(path, parts, wanted)
+        except OSError:
+            # Where the same command runs twice at once, the other one may have joined and cleared the blocks.
+            if not _is_made(path, wanted):
+                raise
+        shutil.rmtree(parts, ignore_errors=True)
     return path
 
 
 def import_arrays(path, contrast: float, train=None, validation=None, test=None, poisson: float = 0.3) -> Path:
     """The authors' published arrays, or others in their form, as a data set of this layout.
 
-    ``train``, ``validation`` and ``test`` are each a pair of ``.npy`` files; at least one is needed. They are read a
-    few records at a time. The strains are divided by the mean of their file, which must be that of each cell to 1 %.
-    A UserWarning says so where the first strain field of a file is far from our own solution of its cell.
+    ``train``, ``validation`` and ``test`` are each a pair of ``.npy`` files (cells, strain), described in
+    :mod:`rlnlib.authors_arrays`; at least one is needed. A UserWarning says so where the first strain field of a file
+    is far from our own solution of its cell.
 
-    Shape: cells (n, 2, N, N, N), the indicators of the soft and of the stiff phase; strains (n, N, N, N), (n, N^3)
-    or (n, N^3, 6) with the axial strain first. Their last axis is the loading axis, ours the first.
     Raises ValueError for arrays of another form, OSError for a file that cannot be read, or an existing ``path``.
     """
     path = Path(path)
     if path.exists():
         raise OSError(f"{path} exists: choose another name, or delete it.")
-    pairs = [(kind, pair) for kind, pair in enumerate((train, validation, test)) if pair is not None]
-    if not pairs:
+    given = {kind: files for kind, files in enumerate((train, validation, test)) if files is not None}
+    if not given:
         raise ValueError("Nothing to import: give the files (cells, strain) of train, validation or test.")
     contrast, poisson = _checks.positive("contrast", contrast), _checks.poisson_ratio(poisson)
-    arrays = [(kind, *_open_pair(*map(Path, pair))) for kind, pair in pairs]
-    sizes = {stiff.shape[-1] for _, stiff, _ in arrays}
+    pairs = [authors_arrays.Pair(*files) for files in given.values()]
+    sizes = {pair.size for pair in pairs}
     if len(sizes) > 1:
         raise ValueError(f"The files hold cells of different sizes ({sorted(sizes)}): import them one by one.")
-    counts = [len(stiff) for _, stiff, _ in arrays]
+    counts = [len(pair) for pair in pairs]
     n, size = sum(counts), sizes.pop()
-    source = ", ".join(Path(file).name for _, pair in pairs for file in pair)
-    split = np.repeat([np.uint8(kind) for kind, _, _ in arrays], counts)
-    tables = {
+    source = ", ".join(file.name for pair in pairs for file in pair.files)
+    split = np.repeat(np.array(list(given), np.uint8), counts)
+    tables: dict[str, np.ndarray] = {
         "grain_size": np.zeros((n, 3), np.int64),
         "stiff_fraction": np.empty(n),
         "split": split,
@@ -200,16 +198,14 @@ def import_arrays(path, contrast: float, train=None, validation=None, test=None,
 
     def records():
         first = 0
-        for (_, stiff, strain), (_, pair) in zip(arrays, pairs, strict=True):
-            scale = _mean(strain)
-            for start in range(0, len(stiff), 32):
-                part = _converted(stiff[start : start + 32], strain[start : start + 32], scale, pair)
-                if start == 0:
-                    _compare_with_ours(part, contrast, poisson, pair)
-                block = slice(first + start, first + start + len(part["stiff"]))
-                tables["stiff_fraction"][block] = part["stiff"].mean((1, 2, 3))
-                yield block, part
-            first += len(stiff)
+        for pair in pairs:
+            pair.compare_with_ours(contrast, poisson)
+            for stiff, strain in pair.records():
+                part = slice(first, first + len(stiff))
+                tables["stiff_fraction"][part] = stiff.mean((1, 2, 3))
+                unknown = np.zeros(len(stiff), np.int64), np.full(len(stiff), np.nan)
+                yield part, dict(zip(_SOLVED, (stiff, strain, *unknown), strict=True))
+                first = part.stop
 
     with _writing(path), _partial(path.parent) as partial:
         _write(partial, Imported(n, size, contrast, poisson, source), tables, records())
@@ -224,15 +220,19 @@ def read_parameters(path) -> Parameters | Imported:
 
 
 def verify(path) -> list[int]:
-    """The records that no longer match their checksum; empty if the file is sound."""
+    """The records that no longer match their checksum; empty if the file is sound.
+
+    Raises OSError if the file is not a data set, or is damaged outside of its records.
+    """
     with _open(path) as file:
-        tables = {name: file[name][:] for name in ("crc32", *_fields(file)) if file[name].ndim < 4}
+        fields = [name for name in file if name != "crc32"]
+        tables = {name: file[name][:] for name in ("crc32", *_TABLES, "iterations", "residual")}
         damaged = []
         for index in range(len(tables["crc32"])):
             try:
-                record = {name: tables[name][index] if name in tables else file[name][index] for name in _fields(file)}
+                record = {name: tables[name][index] if name in tables else file[name][index] for name in fields}
                 sound = _crc32(record) == tables["crc32"][index]
-            except OSError:  # a chunk that cannot be unpacked
+            except _DAMAGE:  # a chunk that cannot be found or unpacked
                 sound = False
             if not sound:
                 damaged.append(index)
@@ -240,23 +240,34 @@ def verify(path) -> list[int]:
 
 
 def repair(path) -> list[int]:
-    """Recompute the damaged records of a data set, in place; returns which they were.
+    """Recompute the damaged records of a data set; returns which they were.
 
-    Raises OSError if the file is not a data set, is imported, or is damaged where no record can be written.
+    The file is written anew from its sound records and the recomputed ones, and then takes the place of the old one.
+    Raises OSError if the file is not a data set, is imported, or is damaged outside of its records.
     """
-    damaged, parameters = verify(path), read_parameters(path)
+    path, damaged, parameters = Path(path), verify(path), read_parameters(path)
     if not damaged:
         return []
     if isinstance(parameters, Imported):
-        raise OSError(f"{path} was imported from {parameters.source}: import the files again, or copy it again.")
-    tables, design = _tables(parameters), _design(parameters)
-    with _writing(path), h5py.File(path, "r+") as file:
-        for index in damaged:
-            solved = _solve(parameters, [index], design, torch.device("cpu"))
-            record = {name: values[0] for name, values in solved.items()}
-            record.update({name: values[index] for name, values in tables.items()})
-            for name, value in {**record, "crc32": _crc32(record)}.items():
-                file[name][index] = value
+        raise OSError(
+            f"{path} was imported from {parameters.source} and {len(damaged)} records are damaged: import the files "
+            f"again, or copy it again."
+        )
+    with _writing(path), _partial(path.parent) as partial, _open(path) as file:
+        tables, ours = {name: file[name][:] for name in _TABLES}, _tables(parameters)
+        for name in _TABLES:
+            tables[name][damaged] = ours[name][damaged]
+        solved = [name for name in file if name not in ("crc32", *_TABLES)]
+
+        def records():
+            for index in range(parameters.n):
+                if index in damaged:
+                    yield slice(index, index + 1), _solve(parameters, [index], torch.device("cpu"))
+                else:
+                    yield slice(index, index + 1), {name: file[name][index : index + 1] for name in solved}
+
+        _write(partial, parameters, tables, records())
+        os.replace(partial, path)
     return damaged
 
 
@@ -317,8 +328,23 @@ def _rank() -> tuple[int, int]:
 
 def _at_once(voxels: int, device: torch.device) -> int:
     """How many cells solve_strain works on at once: with fewer in a block, some cores or units would wait."""
-    chunk = max(1, voxel_fe._CHUNK_VOXELS.get(device.type, voxel_fe._CHUNK_VOXELS["cpu"]) // voxels)
-    return chunk * torch.get_num_threads() if device.type == "cpu" else chunk
+    chunk, workers = voxel_fe.at_once(voxels, device)
+    return chunk * workers
+
+
+def _make_share(parts: Path, wanted: Parameters, missing, share: slice, block: int, device, progress: bool) -> None:
+    total = share.stop - share.start
+    with tqdm(total=total, initial=total - len(missing), unit="cell", disable=not progress) as bar:
+        for run in _runs(missing, block):
+            _save_block(parts, run, _solve(wanted, run, device))
+            bar.update(len(run))
+
+
+def _runs(missing: np.ndarray, block: int) -> list[np.ndarray]:
+    """The records of each block to make: consecutive, so that its file is named after the first and the last."""
+    gaps = 1 + np.flatnonzero(np.diff(missing) > 1)
+    runs = np.split(missing, gaps)
+    return [part for run in runs for part in np.split(run, range(block, len(run), block)) if len(part)]
 
 
 def _design(parameters: Parameters) -> tuple[np.ndarray, np.ndarray]:
@@ -335,9 +361,10 @@ def _tables(parameters: Parameters) -> dict[str, np.ndarray]:
     return dict(zip(_TABLES, (sizes[points], fractions[points], by_cell, by_design), strict=True))
 
 
-def _solve(parameters: Parameters, records, design, device: torch.device) -> dict[str, np.ndarray]:
+def _solve(parameters: Parameters, records, device: torch.device) -> dict[str, np.ndarray]:
+    sizes, fractions = _design(parameters)
+
     def generate(index):
-        sizes, fractions = design
         return microstructure.generate_cell(
             index, sizes, fractions, parameters.size, parameters.repeats, parameters.seed
         )
@@ -368,12 +395,24 @@ def _crc32(record: dict[str, np.ndarray]) -> int:
 
 
 def _blocks(parts: Path) -> list[tuple[slice, Path]]:
-    """The finished blocks, by name: first record, and the one after the last."""
+    """The finished blocks, by name: their records, and the file."""
     found = []
     for file in sorted(parts.glob("*-*.npz")):
         first, last = map(int, file.stem.split("-"))
         found.append((slice(first, last), file))
     return found
+
+
+def _done(parts: Path, n: int, share: slice | None = None) -> np.ndarray:
+    """Which records are in finished blocks. Those of a ``share`` are read; what is damaged of them goes."""
+    done = np.zeros(n, bool)
+    for records, file in _blocks(parts):
+        mine = share is not None and records.start < share.stop and share.start < records.stop
+        if mine and _load_block(file) is None:
+            file.unlink(missing_ok=True)
+        else:
+            done[records] = True
+    return done
 
 
 def _save_block(parts: Path, records: np.ndarray, solved: dict[str, np.ndarray]) -> None:
@@ -417,45 +456,54 @@ def _same_run(path: Path, wanted: Parameters) -> None:
         )
 
 
-def _join(path: Path, parts: Path, parameters: Parameters) -> bool:
-    """Write the data set from its blocks; False if some are not there yet."""
-    blocks, there = _blocks(parts), np.zeros(parameters.n, bool)
-    for block, _ in blocks:
-        there[block] = True
+def _join(path: Path, parts: Path, parameters: Parameters) -> None:
+    """Write the data set from its blocks."""
 
     def solved_blocks():
-        for block, file in blocks:
+        for block, file in _blocks(parts):
             if (solved := _load_block(file)) is None:
                 raise OSError(f"{file} was damaged since it was written: run the same command again.")
             yield block, solved
 
-    try:
-        if not there.all():
-            return path.exists()
-        with _partial(parts) as partial:
-            _write(partial, parameters, _tables(parameters), solved_blocks())
-            os.replace(partial, path)
-    except OSError:
-        # Where two processes finish at once both join, and the slower one may find the blocks gone.
-        if not path.exists():
-            raise
-    return True
+    with _partial(parts) as partial:
+        _write(partial, parameters, _tables(parameters), solved_blocks())
+        os.replace(partial, path)
+
+
+def _schema(made: Parameters | Imported) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of each field of a data set."""
+    box = (made.size,) * 3
+    kinds = {"stiff": ("u1", box), "strain_xx": ("f4", box), "grain_size": ("i8", (3,)), "crc32": ("u4", ())}
+    kinds.update({name: ("u1", ()) for name in ("split", "split_by_design")})
+    kinds.update({name: ("f8", ()) for name in ("stiff_fraction", "residual")}, iterations=("i8", ()))
+    if getattr(made, "all_components", False):
+        kinds["strain"] = ("f4", (6, *box))
+    return {name: ((made.n, *shape), np.dtype(kind)) for name, (kind, shape) in kinds.items()}
+
+
+def _reserve(path: Path, made: Parameters | Imported) -> None:
+    """Fail on a full disk now, with the system's word for it: HDF5 does so midway, and cannot close the file then."""
+    size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in _schema(made).values())
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size + 200 * made.n + 2**14)  # and the chunks' places and checksums
 
 
 def _write(path: Path, made: Parameters | Imported, tables: dict, blocks: Iterable[tuple[slice, dict]]) -> None:
     """One data set file from its tables, whole, and its other fields, block by block."""
-    with h5py.File(path, "w") as file:
+    _reserve(path, made)
+    with h5py.File(path, "w", libver=("v110", "v110")) as file:  # the oldest whose metadata have checksums
+        solved_fields = {name: kind for name, kind in _schema(made).items() if name not in (*tables, "crc32")}
+        for name, (shape, dtype) in solved_fields.items():
+            packing = {"compression": "gzip", "shuffle": True} if name == "stiff" else {}
+            chunks = (1, *shape[1:]) if len(shape) > 1 else None
+            file.create_dataset(name, shape, dtype, chunks=chunks, **packing)
         crc32 = np.empty(made.n, np.uint32)
         for block, solved in blocks:
-            for name, values in solved.items():
-                if name not in file:
-                    packing = {"compression": "gzip", "shuffle": True} if name == "stiff" else {}
-                    chunks = (1, *values.shape[1:]) if values.ndim > 1 else None
-                    file.create_dataset(name, (made.n, *values.shape[1:]), values.dtype, chunks=chunks, **packing)
             columns = {**solved, **{name: values[block] for name, values in tables.items()}}
             for n, index in enumerate(range(block.start, block.stop)):
-                for name, values in solved.items():  # record by record: the file's order then knows no blocks
-                    file[name][index] = values[n]
+                for name in solved_fields:  # record by record: the file's order then knows no blocks
+                    file[name][index] = solved[name][n]
                 crc32[index] = _crc32({name: values[n] for name, values in columns.items()})
         for name, values in {**tables, "crc32": crc32}.items():
             file[name] = values
@@ -471,11 +519,6 @@ def _split(n: int, seed: int) -> np.ndarray:
     kind[: round(0.6 * n)] = 1
     kind[: round(0.4 * n)] = 0
     return np.random.default_rng([seed, 1]).permutation(kind)
-
-
-def _fields(file: h5py.File) -> list[str]:
-    """What a record has, except its checksum."""
-    return [name for name in file if name != "crc32"]
 
 
 def _parameters(file: h5py.File) -> Parameters | Imported:
@@ -494,14 +537,14 @@ def _open(path):
         raise OSError(f"{path} is not a readable HDF5 file ({error}): it may be truncated; make it again.") from error
     with file:
         try:
-            n, layout = _parameters(file).n, file.attrs["layout"]
-            complete = layout == LAYOUT and all(len(file[name]) == n for name in (*_SOLVED, *_TABLES, "crc32"))
-        except (KeyError, TypeError, ValueError, OSError, RuntimeError):
+            found = {name: (field.shape, field.dtype) for name, field in file.items()}
+            complete = file.attrs["layout"] == LAYOUT and found == _schema(_parameters(file))
+        except (*_DAMAGE, AttributeError):
             complete = False
         if not complete:
             raise OSError(
-                f"{path} is an HDF5 file, but not a complete data set of this version of the library: make it again, "
-                f"or import arrays with `python -m rlnlib.dataset import`."
+                f"{path} is an HDF5 file, but not a complete data set of this version of the library, or is damaged "
+                f"outside of its records: make it again, or import arrays with `python -m rlnlib.dataset import`."
             )
         yield file
 
@@ -542,67 +585,6 @@ def _partial(folder: Path):
         partial.unlink(missing_ok=True)
 
 
-def _open_pair(stiff_file: Path, strain_file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Views of two files that are read when they are used. Shape: -> (n, 2, N, N, N), (n, N, N, N)."""
-    arrays = []
-    for file in (stiff_file, strain_file):
-        if not file.exists():
-            raise FileNotFoundError(f"No file {file}: check the name and the working folder ({Path.cwd()}).")
-        try:
-            arrays.append(np.load(file, mmap_mode="r", allow_pickle=False))
-        except (OSError, EOFError, ValueError) as error:
-            raise OSError(f"{file} cannot be read as .npy ({error}): it may be truncated; copy it again.") from error
-    stiff, strain = arrays
-    n, size = len(stiff), stiff.shape[-1]
-    if stiff.shape != (n, 2, size, size, size) or not n:
-        raise ValueError(f"{stiff_file} must hold cells of the shape (n, 2, N, N, N); its shape is {stiff.shape}.")
-    if strain.shape == (n, size**3, 6):
-        strain = strain[..., 0]
-    if strain.shape not in ((n, size, size, size), (n, size**3)):
-        raise ValueError(
-            f"{strain_file} must hold strains of the shape {(n, size, size, size)}, {(n, size**3)} or "
-            f"{(n, size**3, 6)}, as {stiff_file.name} has {n} cells of {size}^3; its shape is {strain.shape}."
-        )
-    return stiff, strain.reshape(n, size, size, size)
-
-
-def _mean(strain: np.ndarray) -> float:
-    return sum(strain[n : n + 32].sum(dtype=np.float64) for n in range(0, len(strain), 32)) / strain.size
-
-
-def _converted(cells: np.ndarray, strain: np.ndarray, scale: float, pair) -> dict[str, np.ndarray]:
-    """Some records of the authors' arrays as ours: x and z exchanged, divided by the macroscopic strain."""
-    soft, stiff = np.swapaxes(cells, 2, 4).swapaxes(0, 1)
-    if not np.isin(stiff, (0, 1)).all() or (soft + stiff != 1).any():
-        raise ValueError(f"{pair[0]} must hold indicators: in each voxel one of its two channels is 1, the other 0.")
-    strain = np.swapaxes(strain, 1, 3) / scale
-    if not (np.abs(strain.mean((1, 2, 3), dtype=np.float64) - 1) < 0.01).all():
-        raise ValueError(
-            f"{pair[1]} must hold the axial strains of cells under one macroscopic strain: "
-            f"the mean of some cell is NaN, or differs from that of the file by more than 1 %."
-        )
-    n = len(stiff)
-    return {
-        "stiff": np.ascontiguousarray(stiff, np.uint8),
-        "strain_xx": np.ascontiguousarray(strain, np.float32),
-        "iterations": np.zeros(n, np.int64),
-        "residual": np.full(n, np.nan),
-    }
-
-
-def _compare_with_ours(part: dict[str, np.ndarray], contrast: float, poisson: float, pair) -> None:
-    ours = voxel_fe.solve_strain(part["stiff"][:1], contrast, poisson, rtol=1e-4).strain[:, 0]
-    error = float(metrics.mase(part["strain_xx"][:1], ours)[0])
-    if error > 10:
-        warnings.warn(
-            f"The first field of {pair[1]} differs by {error:.0f} % (mean absolute strain error) from our solution at "
-            f"contrast {contrast:g} and Poisson ratio {poisson:g}, where finite elements differ by 4 % at most: check "
-            f"these two, that the last axis is the loading axis, and that channel 1 is the stiff phase.",
-            UserWarning,
-            stacklevel=4,
-        )
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m rlnlib.dataset", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -614,7 +596,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     make = command("make", "generate and solve; run again after a kill to go on")
     make.add_argument("--profile", choices=PROFILES, default="paper", help="number and size of the cells")
-    make.add_argument("--n", type=int, help="number of cells")
+    make.add_argument("--n", "--cells", dest="n", type=int, help="number of cells; torchrun takes only --cells")
     make.add_argument("--size", type=int, help="voxels along each edge")
     make.add_argument("--repeats", type=int, help="random cells for each design point")
     make.add_argument("--contrast", type=float, help="stiff over soft modulus, 50 if not given")
@@ -639,8 +621,10 @@ def main(arguments: list[str] | None = None) -> int:
     name, path = options.pop("command"), options.pop("path")
     try:
         if name == "make":
-            made = make_dataset(path, progress=_rank()[0] == 0, **{**PROFILES[options.pop("profile")], **options})
-            print(made if made.exists() else f"share {_rank()[0]} of {made} is done; the last process joins all")
+            first = _rank()[0] == 0
+            made = make_dataset(path, progress=first, **{**PROFILES[options.pop("profile")], **options})
+            if first:
+                print(made)
             return 0
         if name == "import":
             print(import_arrays(path, **options))

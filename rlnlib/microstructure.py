@@ -129,49 +129,74 @@ def _range(name: str, value) -> tuple[float, float]:
     return float(value[0]), float(value[1])
 
 
-def load_cell(path, stiff_label=None, loading_axis: int = 0) -> np.ndarray:
-    """A two-phase cell from a file: ``.npy``, ``.npz`` with one array, a TIFF stack, or a folder of TIFF slices.
+def load_cell(path, stiff_label=None, loading_axis: int = 0, array: str | None = None) -> np.ndarray:
+    """A two-phase cell from a file: ``.npy``, ``.npz``, a TIFF stack, a folder of TIFF slices, or VTK image data.
 
-    The larger of the two labels is the stiff phase unless ``stiff_label`` names it. ``loading_axis`` of the file
-    becomes axis 0. The solvers repeat the cell periodically; a RuntimeWarning says so where opposite faces fit
-    together much worse than neighbouring planes do.
+    ``stiff_label`` names the label of the stiff phase, or several of them, (2, 3); the others are soft. Without it, an
+    image of two labels is needed, and the larger is stiff. ``array`` names one of several arrays of an ``.npz`` or VTK
+    file. ``loading_axis`` of the file becomes axis 0; the axes 0, 1, 2 of VTK image data are x, y, z, and a voxel is
+    a cell of it, or a point where the array belongs to points. ``.vti`` and legacy ``.vtk`` need the package vtk.
+
+    The solvers repeat the cell periodically; a RuntimeWarning says so where opposite faces fit together much worse
+    than neighbouring planes do.
 
     Shape: -> (N1, N2, N3) bool, True where the cell is stiff; ready for solve_strain and predict_strain.
     Raises FileNotFoundError or OSError for a file that is missing, damaged or of another kind; ValueError for an
-    array that is not a cell of two labels.
+    array that is not a cell, or a label or an array that is not there; ImportError where vtk is missing.
     """
+    image = _load_image(path, loading_axis, array)
+    labels = np.unique(image)
+    shown = ", ".join(map(str, labels[:6])) + (", ..." if len(labels) > 6 else "")
+    if stiff_label is None:
+        if len(labels) != 2:
+            raise ValueError(
+                f"{path} has the {len(labels)} labels {shown}; a two-phase cell has two. Name those of the stiff phase "
+                f"with stiff_label, threshold the image first, or solve a cell of more phases with "
+                f"solve_strain(microstructure.load_labels(path)[0], phases=[(young, poisson), ...])."
+            )
+        stiff_label = labels[-1]
+    for label in np.atleast_1d(stiff_label):
+        if label not in labels:
+            raise ValueError(f"stiff_label={stiff_label!r} does not occur in {path}; its labels are {shown}.")
+    return np.isin(image, stiff_label)
+
+
+def load_labels(path, loading_axis: int = 0, array: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """A cell of any number of phases from a file, as :func:`load_cell` reads it.
+
+    Shape: -> labels (N1, N2, N3) int64, numbered from 0 as solve_strain takes them with ``phases``; and the value
+    that each has in the file, ascending (phases,). Raises what load_cell does.
+    """
+    image = _load_image(path, loading_axis, array)
+    values, labels = np.unique(image, return_inverse=True)
+    if len(values) > 100:
+        raise ValueError(f"{path} has {len(values)} different values, too many for labels: segment the image first.")
+    return labels.reshape(image.shape).astype(np.int64), values
+
+
+def _load_image(path, loading_axis: int, array: str | None) -> np.ndarray:
+    """The image of a file, checked; with a warning where it is not periodic."""
     path = Path(path)
-    image = _read_image(path)
+    if loading_axis not in (0, 1, 2):
+        raise ValueError(f"loading_axis must be 0, 1 or 2; it is {loading_axis!r}.")
+    image = _read_image(path, array)
     if image.ndim != 3:
         raise ValueError(f"{path} holds an array of shape {image.shape}; a cell has three axes.")
     if image.dtype.kind not in "buif" or (image.dtype.kind == "f" and not np.isfinite(image).all()):
         raise ValueError(f"{path} must hold finite numbers as phase labels; its dtype is {image.dtype}.")
-    if loading_axis not in (0, 1, 2):
-        raise ValueError(f"loading_axis must be 0, 1 or 2; it is {loading_axis!r}.")
     if min(image.shape) < 2:
         raise ValueError(f"{path} holds a cell of shape {image.shape}; each axis needs at least 2 voxels.")
-    labels = np.unique(image)
-    if len(labels) > 2 or (len(labels) == 1 and stiff_label is None):
-        shown = ", ".join(map(str, labels[:6])) + (", ..." if len(labels) > 6 else "")
-        raise ValueError(
-            f"{path} has the {len(labels)} labels {shown}; a two-phase cell has two. Threshold the image first, "
-            f"or solve a multi-phase cell with solve_strain(labels, phases=[(young, poisson), ...])."
-        )
-    if stiff_label is None:
-        stiff_label = labels[-1]
-    elif stiff_label not in labels:
-        raise ValueError(f"stiff_label={stiff_label!r} does not occur in {path}; its labels are {labels.tolist()}.")
-    cell = np.moveaxis(image == stiff_label, loading_axis, 0)
-    seam, inside = periodic_mismatch(cell)
+    image = np.ascontiguousarray(np.moveaxis(image, loading_axis, 0))
+    seam, inside = periodic_mismatch(image)
     if seam > 2 * inside + 0.02:
         warnings.warn(
             f"{path} does not look periodic: {100 * seam:.0f} % of voxels differ across its opposite faces, against "
             f"{100 * inside:.0f} % between neighbouring planes. The solution is that of the repeated cell, and near "
             f"the faces it is not that of the imaged material.",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return np.ascontiguousarray(cell)
+    return image
 
 
 def periodic_mismatch(cell: np.ndarray) -> tuple[float, float]:
@@ -185,18 +210,20 @@ def periodic_mismatch(cell: np.ndarray) -> tuple[float, float]:
     return float(seams[worst]), float(insides[worst])
 
 
-def _read_image(path: Path) -> np.ndarray:
+def _read_image(path: Path, array: str | None) -> np.ndarray:
     if not path.exists():
         raise FileNotFoundError(f"No file {path}: check the name and the working folder ({Path.cwd()}).")
     kind = ".tif" if path.is_dir() else path.suffix.lower()
+    if array is not None and kind in (".npy", ".tif", ".tiff"):
+        raise ValueError(f"{path} holds one array without a name: leave out array={array!r}.")
     try:
         if kind == ".npy":
             return np.load(path, allow_pickle=False)
         if kind == ".npz":
             with np.load(path, allow_pickle=False) as archive:
-                if len(archive.files) != 1:
-                    raise ValueError(f"{path} holds the arrays {archive.files}; a cell file holds one.")
-                return archive[archive.files[0]]
+                return archive[_chosen(path, archive.files, array)]
+        if kind in (".vti", ".vtk"):
+            return _read_vtk(path, array)
         if kind in (".tif", ".tiff"):
             if not path.is_dir():
                 return _read_tiff(path)
@@ -212,7 +239,65 @@ def _read_image(path: Path) -> np.ndarray:
         raise OSError(
             f"{path} cannot be read as {kind} ({error}). It may be truncated: copy or export it again."
         ) from error
-    raise OSError(f"{path} is of an unknown kind; .npy, .npz, .tif and a folder of .tif slices are read.")
+    raise OSError(f"{path} is of an unknown kind; .npy, .npz, .tif, a folder of .tif slices, .vti and .vtk are read.")
+
+
+def _chosen(path: Path, there: list[str], array: str | None) -> str:
+    """The name of the array that is meant."""
+    if array is None and len(there) != 1:
+        raise ValueError(f"{path} holds the arrays {there}: name the one with the phases, array='...'.")
+    if array is not None and array not in there:
+        raise ValueError(f"array={array!r} is not in {path}; it holds the arrays {there}.")
+    return there[0] if array is None else array
+
+
+def _read_vtk(path: Path, array: str | None) -> np.ndarray:
+    """Shape: -> (x, y, z) of the file; VTK keeps x fastest."""
+    try:
+        from vtkmodules.util.numpy_support import vtk_to_numpy
+        from vtkmodules.vtkCommonCore import vtkLogger, vtkOutputWindow, vtkStringOutputWindow
+        from vtkmodules.vtkCommonDataModel import vtkImageData
+        from vtkmodules.vtkIOLegacy import vtkGenericDataObjectReader
+        from vtkmodules.vtkIOXML import vtkXMLGenericDataObjectReader
+    except ImportError as error:
+        raise ImportError(
+            f"{path} needs the package vtk: `pip install vtk`, or rlnlib with its extra [vtk]."
+        ) from error
+    if path.suffix.lower() == ".vti":
+        reader = vtkXMLGenericDataObjectReader()
+    else:
+        reader = vtkGenericDataObjectReader()
+        reader.ReadAllScalarsOn()  # else only the first of several
+        reader.ReadAllFieldsOn()
+    reader.SetFileName(str(path))
+    # VTK reports damage in words only, through one window and one log for all.
+    former, window = vtkOutputWindow.GetInstance(), vtkStringOutputWindow()
+    verbosity = vtkLogger.GetCurrentVerbosityCutoff()
+    vtkOutputWindow.SetInstance(window)
+    vtkLogger.SetStderrVerbosity(vtkLogger.VERBOSITY_OFF)
+    try:
+        reader.Update()
+        data, said = reader.GetOutput(), window.GetOutput()
+    finally:
+        vtkOutputWindow.SetInstance(former)
+        vtkLogger.SetStderrVerbosity(verbosity)
+    if data is None or "error" in said.lower():
+        raise OSError(" ".join(said.split()[-12:]) or "VTK finds no data in it")
+    if not isinstance(data, vtkImageData):
+        raise ValueError(f"{path} holds {data.GetClassName()}, not image data: export it as voxels (vtkImageData).")
+    spacing = data.GetSpacing()
+    if max(spacing) > 1.001 * min(spacing):
+        raise ValueError(f"{path} has voxels of the size {spacing}, but ours are cubes: resample the image.")
+    points = data.GetDimensions()
+    found = {}  # an array of cells before one of points with the same name
+    for attributes, shape in ((data.GetPointData(), points), (data.GetCellData(), tuple(n - 1 for n in points))):
+        for number in range(attributes.GetNumberOfArrays()):
+            if (values := attributes.GetArray(number)) is not None:  # None for text
+                found[values.GetName()] = values, shape
+    values, shape = found[_chosen(path, list(found), array)]
+    if values.GetNumberOfComponents() != 1:
+        raise ValueError(f"{path}: {values.GetName()!r} has {values.GetNumberOfComponents()} components, a label one.")
+    return vtk_to_numpy(values).reshape(shape, order="F")
 
 
 def _read_tiff(path: Path) -> np.ndarray:

@@ -38,37 +38,30 @@ ORDER = tuple((kind, contrast) for kind in ("rln", "rln-t", "fln") for contrast 
 
 @dataclass(frozen=True)
 class Profile:
-    """How much: the cells, their split, and the recipe. ``max_minutes`` is that of each kind of network."""
+    """How much: the cells, as in ``dataset.PROFILES``, and the recipe; ``max_minutes`` of each kind of network."""
 
     n: int
     size: int
     repeats: int
+    grain_size: tuple[int, int]
     config: TrainingConfig
     max_minutes: dict[str, float | None]
-    grain_size: tuple[int, int] = (1, 10)
 
 
 #: "ci" shows that the command works; "laptop" is a real, smaller table for two cores; "paper" is section 4.
 PROFILES = {
     "ci": Profile(
-        n=40,
-        size=8,
-        repeats=5,
-        grain_size=(1, 4),
+        **dataset.PROFILES["ci"],
         config=TrainingConfig(epochs=2, batch_size=8, loss="rmse", augment=True),
         max_minutes=dict.fromkeys(KINDS),
     ),
     "laptop": Profile(
-        n=5120,
-        size=16,
-        repeats=1,
+        **dataset.PROFILES["laptop"],
         config=TrainingConfig(epochs=60, batch_size=16, loss="rmse", augment=True),
         max_minutes={"fln": 30.0, "rln-t": 90.0, "rln": 90.0},
     ),
     "paper": Profile(
-        n=20480,
-        size=31,
-        repeats=5,
+        **dataset.PROFILES["paper"],
         config=TrainingConfig(epochs=60, batch_size=32, loss="rmse"),
         max_minutes=dict.fromkeys(KINDS),
     ),

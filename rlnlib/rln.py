@@ -108,7 +108,7 @@ def predict_strain(
     model.eval().to(device)
     try:
         workers = torch.get_num_threads() if device.type == "cpu" and voxels <= limit else 1
-        parts = list(voxel_fe._each(predict, stiff.split(batch_size), workers))
+        parts = list(voxel_fe.on_cores(predict, stiff.split(batch_size), workers))
     finally:
         model.train(was_training).to(home)
     return torch.cat(parts)

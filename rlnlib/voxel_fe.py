@@ -17,7 +17,7 @@ from rlnlib import _checks, _compiled, elasticity, green, lippmann_schwinger, so
 from rlnlib.solvers import Solution, StoppingRule
 
 #: Voxels solved together. CPU: the two work arrays, 24 values a voxel each, stay near the caches. GPU: fills it.
-_CHUNK_VOXELS = {"cpu": 2**17, "cuda": 2**23}
+CHUNK_VOXELS = {"cpu": 2**17, "cuda": 2**23}
 
 #: Largest ratio of moduli for which the recurrences run in float32; at 1e5 its rounding stalls them.
 _FLOAT32_CONTRAST = 1e3
@@ -70,8 +70,7 @@ def solve_strain(
         raise ValueError(f"reference must be (young, poisson) of the reference medium; it is {reference!r}.")
     operator = green.GreenOperator(labels.shape[1:], discretization, *reference, dtype=torch.float64, device=device)
     _checks.floating(dtype)
-    voxels = labels[0].numel()
-    chunk = max(1, _CHUNK_VOXELS.get(device.type, _CHUNK_VOXELS["cpu"]) // voxels)
+    chunk, workers = at_once(labels[0].numel(), device)
 
     def solve(first: int) -> Solution:
         cells = slice(first, first + chunk)
@@ -83,11 +82,9 @@ def solve_strain(
         bar.set_postfix_str(f"iteration {iteration}, residual {residual:.0e}")
 
     watch = show if progress else None
-    # On a CPU a core each for different cells; but all cores for the same cell where one is large.
-    workers = torch.get_num_threads() if device.type == "cpu" and voxels < _CHUNK_VOXELS["cpu"] else 1
     parts = []
     with tqdm(total=len(labels), unit="cell", disable=not progress) as bar:
-        for part in _each(solve, range(0, len(labels), chunk), workers):
+        for part in on_cores(solve, range(0, len(labels), chunk), workers):
             parts.append(part)
             bar.update(len(part.converged))
     solution = solvers.concatenate(parts)
@@ -95,7 +92,17 @@ def solve_strain(
     return solution
 
 
-def _each(function, items, workers: int):
+def at_once(voxels: int, device: torch.device) -> tuple[int, int]:
+    """How many cells of so many voxels :func:`solve_strain` takes together, and how many such chunks side by side.
+
+    On a CPU a core each for different chunks; but all cores for the same cell where one is large.
+    """
+    limit = CHUNK_VOXELS.get(device.type, CHUNK_VOXELS["cpu"])
+    workers = torch.get_num_threads() if device.type == "cpu" and voxels < limit else 1
+    return max(1, limit // voxels), workers
+
+
+def on_cores(function, items, workers: int):
     """``function`` of each item, in order, by ``workers`` threads that use one core each.
 
     As fast as several cores for one item on an idle machine; but where another program wants a core, threads that

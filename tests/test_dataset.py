@@ -1,9 +1,14 @@
+import json
+import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -13,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import rlnlib
-from rlnlib import dataset
+from rlnlib import dataset, reproduce
 
 SMALL = {"size": 6, "grain_size": (1, 4), "contrast": 10.0, "repeats": 2}
 
@@ -74,30 +79,22 @@ def test_the_same_parameters_make_the_same_bits_on_one_and_two_threads(made, tmp
     assert content(made) == content(other)
 
 
-MAKE = "from rlnlib import dataset; dataset.make_dataset({path!r}, 200, size=8, grain_size=(1, 4), repeats=2, block=32)"
+def test_a_killed_run_goes_on_where_it_stopped_and_computes_again_only_what_was_in_flight():
+    script = Path(__file__).with_name("kill_generation.py")
+    run = subprocess.run([sys.executable, script, "--kills", "8"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    count = json.loads(run.stdout)
+    assert count["kills"] == 8 and count["solving"] >= 1
+    assert count["computed"] - count["sets"] * count["records_of_a_set"] == count["again"] <= 8 * 8
 
 
-def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
-    undisturbed, killed = tmp_path / "a.h5", tmp_path / "b.h5"
-    subprocess.run([sys.executable, "-c", MAKE.format(path=str(undisturbed))], check=True)
-    draw, kills = random.Random(0), 0
-    parts = tmp_path / "b.h5.parts"
-    while not killed.exists():
-        before = {p.name: p.stat().st_mtime_ns for p in parts.glob("*.npz")} if parts.exists() else {}
-        process = subprocess.Popen([sys.executable, "-c", MAKE.format(path=str(killed))])
-        deadline = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline:
-            blocks = {p.name: p.stat().st_mtime_ns for p in parts.glob("*.npz")} if parts.exists() else {}
-            if kills < 3 and len(blocks) > len(before):
-                time.sleep(draw.uniform(0, 0.05))
-                process.send_signal(signal.SIGKILL)
-            time.sleep(0.005)
-        kills += process.wait() == -signal.SIGKILL
-        if parts.exists():  # nothing that was done is done again
-            after = {p.name: p.stat().st_mtime_ns for p in parts.glob("*.npz")}
-            assert before.items() <= after.items()
-    assert kills >= 2
-    assert content(undisturbed) == content(killed)
+def test_a_run_killed_after_its_file_got_its_name_clears_up(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset.shutil, "rmtree", lambda *_, **__: None)
+    path = dataset.make_dataset(tmp_path / "set.h5", 40, **SMALL)
+    monkeypatch.undo()
+    assert (tmp_path / "set.h5.parts").exists()
+    assert dataset.make_dataset(path, 40, **SMALL).read_bytes() == made.read_bytes()
+    assert not (tmp_path / "set.h5.parts").exists()
 
 
 def test_an_existing_file_is_kept_and_other_parameters_are_refused(copy):
@@ -118,20 +115,93 @@ def test_a_begun_file_with_other_parameters_is_refused(tmp_path, monkeypatch):
     assert dataset.make_dataset(tmp_path / "set.h5", 2, **SMALL).exists()
 
 
-def test_processes_and_blocks_do_not_change_a_bit_and_the_last_process_joins(made, tmp_path, monkeypatch):
-    path = tmp_path / "set.h5"
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank, there in ((1, False), (0, True)):
-        monkeypatch.setenv("RANK", str(rank))
-        dataset.make_dataset(path, 40, block=3, **SMALL)
-        assert path.exists() == there
+def test_blocks_do_not_change_a_bit_and_an_impossible_rank_is_refused(made, tmp_path, monkeypatch):
+    path = dataset.make_dataset(tmp_path / "set.h5", 40, block=3, **SMALL)
     assert path.read_bytes() == made.read_bytes()
     monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="RANK=2"):
         dataset.make_dataset(path, 40, **SMALL)
 
 
-def test_the_authors_arrays_come_into_the_same_layout(made, tmp_path):
+OPTIONS = ["--cells", "40", "--size", "6", "--grain-size", "1", "4", "--contrast", "10", "--repeats", "2"]
+
+
+def test_torchrun_with_two_processes_makes_the_same_file(made, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "rlnlib.dataset", "make", str(tmp_path / "set.h5"), "--block", "7", *OPTIONS]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert (tmp_path / "set.h5").read_bytes() == made.read_bytes()
+    assert not list(tmp_path.glob("*.parts"))
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_each_of_two_processes_returns_when_the_set_is_complete_and_not_before(late, made, tmp_path):
+    """The first one has made its share, and waits; the other one then begins."""
+    path = tmp_path / "set.h5"
+    make = f"from rlnlib import dataset; p = dataset.make_dataset({str(path)!r}, 40, **{SMALL}); dataset.verify(p)"
+
+    def start(rank):
+        environment = {**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([sys.executable, "-c", make], env=environment)
+
+    first = start(1 - late)
+    deadline = time.monotonic() + 120
+    while dataset._done(path.with_name("set.h5.parts"), 40).sum() < 20 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert first.poll() is None and not path.exists()
+    assert start(late).wait(120) == 0 and first.wait(120) == 0
+    assert path.read_bytes() == made.read_bytes()
+
+
+def test_the_same_command_run_twice_at_once_makes_one_sound_file(made, tmp_path):
+    path = tmp_path / "set.h5"
+    command = [sys.executable, "-m", "rlnlib.dataset", "make", str(path), "--block", "3", *OPTIONS]
+    runs = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [run.wait(120) for run in runs] == [0, 0]
+    assert path.read_bytes() == made.read_bytes()
+    assert [file.name for file in tmp_path.iterdir()] == ["set.h5"]
+
+
+@pytest.mark.parametrize("step", ["_write", "_done"])
+def test_another_process_that_joins_meanwhile_does_no_harm(step, made, tmp_path, monkeypatch):
+    """It does so just before this one writes the joined file, or before this one looks which blocks are there."""
+    path, original, solved = tmp_path / "set.h5", getattr(dataset, step), []
+
+    def interrupted(*arguments):
+        monkeypatch.setattr(dataset, step, original)
+        dataset.make_dataset(path, 40, **SMALL)
+        monkeypatch.setattr(dataset, "_solve", lambda *_: solved.append(1))
+        return original(*arguments)
+
+    monkeypatch.setattr(dataset, step, interrupted)
+    assert dataset.make_dataset(path, 40, **SMALL) == path
+    assert path.read_bytes() == made.read_bytes() and not solved
+    assert [file.name for file in tmp_path.iterdir()] == ["set.h5"]
+
+
+def test_all_six_components_can_be_stored(made, tmp_path):
+    path = dataset.make_dataset(tmp_path / "six.h5", 4, all_components=True, **SMALL)
+    exact = rlnlib.solve_strain(dataset.StrainDataset(path).tensors()[0], 10.0, rtol=1e-10).strain
+    with h5py.File(path) as file:
+        assert file["strain"].shape == (4, 6, 6, 6, 6) and bool(file.attrs["all_components"])
+        assert np.array_equal(file["strain"][:, 0], file["strain_xx"][:])
+        assert np.abs(file["strain"][:] - exact.numpy()).max() < 1e-3
+    shutil.copy(path, tmp_path / "copy.h5")
+    with h5py.File(path, "r+") as file:
+        file["strain"][2, 5, 0, 0, 0] += 1
+    assert dataset.verify(path) == [2] == dataset.repair(path)
+    assert path.read_bytes() == (tmp_path / "copy.h5").read_bytes()
+
+
+def test_the_profiles_of_the_whole_experiment_are_those_of_the_data_sets():
+    assert dataset.PROFILES["laptop"] == {"n": 5120, "size": 16, "repeats": 1, "grain_size": (1, 10)}
+    for name, profile in reproduce.PROFILES.items():
+        assert {key: getattr(profile, key) for key in dataset.PROFILES[name]} == dataset.PROFILES[name]
+
+
+def test_the_authors_arrays_come_into_the_same_layout(made, tmp_path, capsys):
     stiff, strain = (field.numpy() for field in dataset.StrainDataset(made).tensors())
     theirs = np.stack([1 - stiff, stiff], 1).swapaxes(2, 4)
     np.save(tmp_path / "cells.npy", theirs)
@@ -144,6 +214,13 @@ def test_the_authors_arrays_come_into_the_same_layout(made, tmp_path):
         back = dataset.StrainDataset(path, "test").tensors()
         assert np.array_equal(back[0].numpy(), stiff) and np.allclose(back[1].numpy(), strain, atol=1e-5)
         assert dataset.verify(path) == []
+    for split, kind in (("train", 0), ("validation", 1)):
+        command = ["import", str(tmp_path / f"{split}.h5"), "--contrast", "10", f"--{split}", *map(str, pair)]
+        assert dataset.main(command) == 0
+        assert len(dataset.StrainDataset(tmp_path / f"{split}.h5", split)) == 40
+        assert dataset.main(command) == 2 and "exists" in capsys.readouterr().err
+        with h5py.File(tmp_path / f"{split}.h5") as file:
+            assert set(file["split"][:]) == {kind} and file.attrs["source"] == "cells.npy, six.npy"
     with pytest.warns(UserWarning, match="check"):  # a wrong contrast
         dataset.import_arrays(tmp_path / "other.h5", 1.0, test=pair)
     with pytest.raises(OSError, match="exists"):
@@ -174,6 +251,37 @@ def test_verify_names_damaged_records_and_repair_mends_them(copy, made):
     assert content(copy) == content(made)
 
 
+def test_any_changed_byte_is_found_and_mended(copy, made):
+    """Bytes are flipped in 100 random places, one at a time: a record is named, or the file, or no content changed."""
+    sound, expected, draw = made.read_bytes(), content(made), random.Random(0)
+    found = {"record": 0, "file": 0, "nothing": 0}
+    for place in [*range(0, 48, 8), *(draw.randrange(len(sound)) for _ in range(100))]:
+        changed = bytearray(sound)
+        changed[place] ^= draw.randrange(1, 256)
+        copy.write_bytes(changed)
+        try:
+            damaged = dataset.verify(copy)
+        except OSError as error:
+            assert str(copy) in str(error)
+            assert dataset.main(["repair", str(copy)]) == dataset.main(["info", str(copy)]) == 2
+            found["file"] += 1
+            continue
+        found["record" if damaged else "nothing"] += 1
+        if damaged:
+            assert dataset.repair(copy) == damaged
+            assert copy.read_bytes() == sound
+        assert content(copy) == expected
+    assert found["record"] > 50 and found["file"] > 5
+
+
+def test_a_file_cut_short_anywhere_is_refused(copy, made):
+    sound, draw = made.read_bytes(), random.Random(0)
+    for length in (0, 100, len(sound) - 1, *(draw.randrange(len(sound)) for _ in range(20))):
+        copy.write_bytes(sound[:length])
+        with pytest.raises(OSError, match=copy.name):
+            dataset.verify(copy)
+
+
 def test_damaged_and_foreign_files_get_their_sentence(copy, tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match="make it"):
         dataset.StrainDataset(tmp_path / "absent.h5")
@@ -192,6 +300,68 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="could not be written"):
         dataset.make_dataset(tmp_path / "file" / "set.h5", 2, **SMALL)
+
+
+@contextmanager
+def little_room(bytes_: int):
+    """Files cannot grow beyond this, as on a disk that is full; the signal is turned into an OSError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("part", [0.002, 0.2, 0.5, 0.99])
+def test_a_disk_that_runs_full_leaves_no_file_and_loses_nothing(part, made, tmp_path):
+    path, size = tmp_path / "set.h5", made.stat().st_size
+    with little_room(int(part * size)), pytest.raises(OSError, match=r"could not be written.*make room"):
+        dataset.make_dataset(path, 40, block=4, **SMALL)
+    assert not path.exists() and not list(tmp_path.glob("**/*.partial"))
+    kept = dataset._done(tmp_path / "set.h5.parts", 40).sum()
+    assert kept == (40 if part > 0.1 else 0)  # blocks are smaller than the whole
+    dataset.make_dataset(path, 40, **SMALL)
+    assert path.read_bytes() == made.read_bytes()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_small_disk_that_is_full_gets_its_sentence(made, tmp_path, capsys):
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", tmp_path], capture_output=True).returncode:
+        pytest.skip("this container cannot mount")
+    try:
+        assert dataset.main(["make", str(tmp_path / "set.h5"), *OPTIONS]) == 2
+        assert "make room" in capsys.readouterr().err
+        assert not (tmp_path / "set.h5").exists()
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_full_disk_while_repairing_leaves_the_file_as_it_was(copy):
+    with h5py.File(copy, "r+") as file:
+        file["strain_xx"][3, 0, 0, 0] += 0.5
+    before = copy.read_bytes()
+    with little_room(len(before) // 2), pytest.raises(OSError, match="make room"):
+        dataset.repair(copy)
+    assert copy.read_bytes() == before and list(copy.parent.iterdir()) == [copy]
+    assert dataset.repair(copy) == [3]
+
+
+def test_a_read_only_folder_gets_its_sentence(copy):
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o555)
+    user = os.geteuid()
+    try:
+        if user == 0:  # root may write everywhere
+            os.seteuid(65534)
+        with pytest.raises(OSError, match="could not be written"):
+            dataset.make_dataset(folder / "set.h5", 2, **SMALL)
+        assert list(folder.iterdir()) == []
+    finally:
+        os.seteuid(user)
+        folder.rmdir()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import hashlib
+import sys
 import warnings
 
 import numpy as np
@@ -148,7 +149,7 @@ def test_wrong_files_are_named(cell, tmp_path):
         rlnlib.load_cell(tmp_path / "cell.jpg")
     cases = {
         "flat": (cell[0], "three axes"),
-        "three": (cell.astype(int) + np.eye(8, dtype=int) * 2, "labels"),
+        "three": (cell.astype(int) + np.eye(8, dtype=int) * 2, "labels 0, 1, 2, 3.*stiff_label.*load_labels"),
         "one": (np.zeros((4, 4, 4), int), "labels"),
         "nan": (np.full((4, 4, 4), np.nan), "finite"),
         "thin": (np.eye(4, dtype=int)[None], "2 voxels"),
@@ -160,6 +161,111 @@ def test_wrong_files_are_named(cell, tmp_path):
     np.save(tmp_path / "hostile.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(OSError):
         rlnlib.load_cell(tmp_path / "hostile.npy")
+
+
+def test_the_labels_of_the_stiff_phase_can_be_named(tmp_path):
+    image = np.random.default_rng(0).choice([3, 5, 7, 40], (6, 5, 4)).astype(np.uint8)
+    np.save(tmp_path / "image.npy", image)
+    assert np.array_equal(rlnlib.load_cell(tmp_path / "image.npy", stiff_label=5), image == 5)
+    both = rlnlib.load_cell(tmp_path / "image.npy", stiff_label=(3, 40), loading_axis=1)
+    assert np.array_equal(both, np.moveaxis((image == 3) | (image == 40), 1, 0)) and both.dtype == bool
+    with pytest.raises(ValueError, match=r"stiff_label=\(3, 4\).*labels are 3, 5, 7, 40"):
+        rlnlib.load_cell(tmp_path / "image.npy", stiff_label=(3, 4))
+
+
+def test_an_image_of_several_phases_becomes_labels_that_the_solver_takes(tmp_path):
+    image = np.random.default_rng(0).choice([3, 5, 40], (6, 4, 4)).astype(np.int16)
+    np.save(tmp_path / "image.npy", image)
+    labels, values = microstructure.load_labels(tmp_path / "image.npy")
+    assert values.tolist() == [3, 5, 40] and np.array_equal(values[labels], image)
+    solution = rlnlib.solve_strain(labels, phases=[(1.0, 0.3), (5.0, 0.2), (20.0, 0.3)], rtol=1e-6)
+    assert bool(solution.converged.all())
+    np.save(tmp_path / "grey.npy", np.arange(125.0).reshape(5, 5, 5))
+    with pytest.raises(ValueError, match="125 different values"):
+        microstructure.load_labels(tmp_path / "grey.npy")
+
+
+def test_one_of_several_arrays_is_chosen_by_name(cell, tmp_path):
+    np.savez(tmp_path / "two.npz", phase=cell.astype(int), other=np.zeros(3))
+    assert np.array_equal(rlnlib.load_cell(tmp_path / "two.npz", array="phase"), cell)
+    with pytest.raises(ValueError, match=r"arrays \['phase', 'other'\]: name"):
+        rlnlib.load_cell(tmp_path / "two.npz")
+    with pytest.raises(ValueError, match=r"array='phases' is not in .*\['phase', 'other'\]"):
+        rlnlib.load_cell(tmp_path / "two.npz", array="phases")
+    np.save(tmp_path / "one.npy", cell)
+    with pytest.raises(ValueError, match="one array without a name"):
+        rlnlib.load_cell(tmp_path / "one.npy", array="phase")
+
+
+def legacy(image, place="POINT_DATA", spacing=(1, 1, 1), kind="STRUCTURED_POINTS"):
+    """Legacy VTK text, x fastest. Shape: image (x, y, z)."""
+    counts = [n + (place == "CELL_DATA") for n in image.shape]
+    values = [str(image[x, y, z]) for z, y, x in np.ndindex(image.shape[::-1])]
+    size, zeros = len(values), " ".join(["0"] * len(values))
+    return "\n".join(
+        ["# vtk DataFile Version 3.0", "a cell", "ASCII", f"DATASET {kind}"]
+        + ["DIMENSIONS {} {} {}".format(*counts), "ORIGIN 0 0 0", "SPACING {} {} {}".format(*spacing)]
+        + [f"{place} {size}", "SCALARS other int 1", "LOOKUP_TABLE default", zeros]
+        + ["SCALARS phase int 1", "LOOKUP_TABLE default", *values, ""]
+    )
+
+
+def xml(image, place="CellData", spacing=(1, 1, 1)):
+    """The same as .vti."""
+    counts = [n - (place == "PointData") for n in image.shape]
+    extent = " ".join(f"0 {n}" for n in counts)
+    values = " ".join(str(image[x, y, z]) for z, y, x in np.ndindex(image.shape[::-1]))
+    return (
+        f'<VTKFile type="ImageData" version="0.1" byte_order="LittleEndian"><ImageData WholeExtent="{extent}" '
+        f'Origin="0 0 0" Spacing="{" ".join(map(str, spacing))}"><Piece Extent="{extent}"><{place}>'
+        f'<DataArray type="Int32" Name="phase" format="ascii">{values}</DataArray></{place}>'
+        "</Piece></ImageData></VTKFile>"
+    )
+
+
+@pytest.mark.parametrize("place", ["POINT_DATA", "CELL_DATA"])
+def test_vtk_image_data_keep_x_y_z_as_axes_0_1_2(place, tmp_path):
+    """An image without any symmetry, of three different edges; the files are written by hand."""
+    image = np.random.default_rng(0).choice([1, 4], (7, 5, 4))
+    (tmp_path / "cell.vtk").write_text(legacy(image, place))
+    (tmp_path / "cell.vti").write_text(xml(image, "PointData" if place == "POINT_DATA" else "CellData"))
+    for loaded in (
+        rlnlib.load_cell(tmp_path / "cell.vtk", array="phase"),
+        rlnlib.load_cell(tmp_path / "cell.vti"),
+    ):
+        assert loaded.dtype == bool and np.array_equal(loaded, image == 4)
+    turned = rlnlib.load_cell(tmp_path / "cell.vti", stiff_label=1, loading_axis=2)
+    assert np.array_equal(turned, np.moveaxis(image == 1, 2, 0))
+    assert np.array_equal(microstructure.load_labels(tmp_path / "cell.vti")[0], (image == 4).astype(int))
+
+
+def test_vtk_files_that_do_not_serve_get_their_sentence(tmp_path, capfd):
+    image = np.random.default_rng(0).choice([1, 4], (7, 5, 4))
+    cases = {
+        "which.vtk": (legacy(image), ValueError, r"arrays \['other', 'phase'\]: name"),
+        "flat.vti": (xml(image, spacing=(1, 1, 2)), ValueError, "cubes"),
+        "cut.vti": (xml(image)[:-100], OSError, "truncated"),
+        "cut.vtk": (legacy(image)[:-40], OSError, "truncated"),
+        "empty.vtk": ("", OSError, "truncated"),
+        "text.vti": ("no image", OSError, "truncated"),
+        "grid.vtk": (
+            "# vtk DataFile Version 3.0\na\nASCII\nDATASET POLYDATA\nPOINTS 1 float\n0 0 0\n",
+            ValueError,
+            "vtkPolyData, not image data",
+        ),
+    }
+    for name, (text, error, sentence) in cases.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(error, match=rf"{name}.*{sentence}"):
+            rlnlib.load_cell(tmp_path / name)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_missing_vtk_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vtkmodules.vtkIOXML", None)
+    (tmp_path / "cell.vti").write_text("")
+    with pytest.raises(ImportError, match=r"pip install vtk.*\[vtk\]"):
+        rlnlib.load_cell(tmp_path / "cell.vti")
 
 
 def test_an_image_that_is_not_periodic_is_pointed_out(tmp_path):

@@ -169,7 +169,7 @@ def test_a_cell_does_not_depend_on_its_batch(random_cells):
 def test_chunks_do_not_change_the_solution(random_cells, monkeypatch):
     cells = random_cells(5, 4, 4, 4)
     whole = rlnlib.solve_strain(cells, 20.0)
-    monkeypatch.setitem(voxel_fe._CHUNK_VOXELS, "cpu", 2 * 4**3)
+    monkeypatch.setitem(voxel_fe.CHUNK_VOXELS, "cpu", 2 * 4**3)
     parts = rlnlib.solve_strain(cells, 20.0)
     assert (whole.strain - parts.strain).abs().max() < 1e-8
     assert whole.residuals.shape[0] == parts.residuals.shape[0] == 5
