@@ -112,7 +112,7 @@ def test_work_of_the_fields_is_the_work_of_their_means(name, random_cells):
     assert abs((incompatible * stress).sum(2).mean() / work - 1) > 1e-2
     unbalanced = stress + strain
     means = (unbalanced.mean((0, 1, 3, 4, 5)) * load[0]).sum()
-    assert abs((admissible * unbalanced).sum(2).mean() / means - 1) > 1e-2
+    assert abs((strain * unbalanced).sum(2).mean() / means - 1) > 1e-2
 
 
 def orientation_mean(stiffness):
@@ -143,7 +143,7 @@ def test_effective_stiffness_is_symmetric_and_within_the_bounds(name, fraction, 
 
     assert within(effective)
     # The checks can fail: trilinear elements as large as the grains are too stiff; two iterations are no solution.
-    if name == "hex8" and fraction > 0.4:
+    if name == "hex8" and fraction > 0.7:
         assert not within(rlnlib.effective_stiffness(cells, 20.0, discretization=name)[0])
     with pytest.warns(RuntimeWarning, match="did not reach"):
         early = rlnlib.effective_stiffness(cells, 20.0, discretization=name, max_iterations=2)[0]
