@@ -8,6 +8,11 @@ from rlnlib import elasticity
 PHASES = [(1.0, 0.3), (50.0, 0.2)]
 
 
+def close(a, b, tolerance=1e-13):
+    """Largest difference, relative to the largest value."""
+    return bool((a - b).abs().max() <= tolerance * b.abs().max())
+
+
 def random_tensor(seed=0):
     tensor = torch.randn(3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return tensor + tensor.T
@@ -16,8 +21,8 @@ def random_tensor(seed=0):
 def test_mandel_vectors_keep_the_scalar_product_and_come_back():
     a, b = random_tensor(1), random_tensor(2)
     va, vb = elasticity.mandel_from_tensor(a), elasticity.mandel_from_tensor(b)
-    assert torch.allclose((va * vb).sum(), (a * b).sum(), rtol=1e-14)
-    assert torch.allclose(elasticity.tensor_from_mandel(va), a, rtol=1e-14)
+    assert close((va * vb).sum(), (a * b).sum())
+    assert close(elasticity.tensor_from_mandel(va), a)
 
 
 def test_isotropic_stiffness_is_hookes_law_for_tensors():
@@ -25,7 +30,8 @@ def test_isotropic_stiffness_is_hookes_law_for_tensors():
     lam, mu = elasticity.lame_parameters(7.0, 0.25)
     stress = lam * strain.trace() * torch.eye(3, dtype=torch.float64) + 2 * mu * strain
     by_matrix = elasticity.isotropic_stiffness(7.0, 0.25) @ elasticity.mandel_from_tensor(strain)
-    assert torch.allclose(by_matrix, elasticity.mandel_from_tensor(stress), rtol=1e-13)
+    assert close(by_matrix, elasticity.mandel_from_tensor(stress))
+    assert not close(elasticity.isotropic_stiffness(7.0, 0.26) @ elasticity.mandel_from_tensor(strain), by_matrix, 1e-3)
 
 
 def test_voigt_notation_converts_to_mandel():
@@ -33,7 +39,8 @@ def test_voigt_notation_converts_to_mandel():
     voigt = torch.zeros(6, 6, dtype=torch.float64)
     voigt[:3, :3] = lam
     voigt += torch.diag(torch.tensor([2 * mu] * 3 + [mu] * 3, dtype=torch.float64))
-    assert torch.allclose(elasticity.mandel_from_voigt(voigt), elasticity.isotropic_stiffness(7.0, 0.25), rtol=1e-13)
+    assert close(elasticity.mandel_from_voigt(voigt), elasticity.isotropic_stiffness(7.0, 0.25))
+    assert not close(voigt, elasticity.isotropic_stiffness(7.0, 0.25), 1e-3)
 
 
 def test_bounds_are_ordered():
@@ -53,7 +60,7 @@ def test_bounds_of_one_phase_are_that_phase():
     c = elasticity.isotropic_stiffness(3.0, 0.1)
     lower, upper = elasticity.hashin_shtrikman_bounds([(3.0, 0.1), (9.0, 0.3)], [1.0, 0.0])
     for bound in (lower, upper, elasticity.reuss_bound([c, 9 * c], [1, 0]), elasticity.voigt_bound([c, 9 * c], [1, 0])):
-        assert torch.allclose(bound, c, rtol=1e-12)
+        assert close(bound, c)
 
 
 @pytest.mark.parametrize(

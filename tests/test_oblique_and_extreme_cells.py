@@ -1,32 +1,37 @@
 """Cells whose answer is known without a solver, or that are hard for one: oblique laminates, extreme contrasts."""
 
+import itertools
 import warnings
 
 import pytest
 import torch
 
 import rlnlib
-from rlnlib import elasticity, solvers
+from rlnlib import elasticity, green, solvers, voxel_fe
 from rlnlib.green import DISCRETIZATIONS
 
 LOAD = torch.tensor([1.0, -0.5, 0.3, 0.4, -0.2, 0.7], dtype=torch.float64)
 PHASES = [(1.0, 0.3), (20.0, 0.15)]
+FOUR_PHASES = [(1.0, 0.3), (20.0, 0.15), (0.1, 0.45), (6.0, -0.2)]
 
 
-def oblique_laminate(normal, shape, stiff_planes):
-    """Layers of voxels with one value of normal . x, modulo the first edge. Shape: -> (1, N1, N2, N3) int64."""
+def layers(normal, shape, profile):
+    """Voxels with one value of normal . x, modulo the length of the profile, have one label.
+
+    Shape: profile (P,) int64 -> (1, N1, N2, N3) int64.
+    """
     grids = torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij")
-    return ((sum(m * grid for m, grid in zip(normal, grids, strict=True)) % shape[0]) < stiff_planes).long()[None]
+    return profile[sum(m * grid for m, grid in zip(normal, grids, strict=True)) % len(profile)][None]
 
 
 def rank_one_strain(labels, normal, phases, load):
-    """e_h = E + a_h (x)_s n: the jump of the strain is of rank one, and the traction on n is the same in both layers.
+    """e_h = E + a_h (x)_s n, with one traction t on n in all phases and no mean jump: sum over h of c_h a_h = 0.
 
     Shape: labels (1, N1, N2, N3) -> (1, 6, N1, N2, N3).
     """
     n = torch.tensor(normal, dtype=torch.float64) / torch.tensor(normal, dtype=torch.float64).norm()
-    fraction = labels.double().mean()
-    c = [elasticity.isotropic_stiffness(*phase) for phase in phases]
+    fractions = torch.stack([(labels == h).double().mean() for h in range(len(phases))])
+    stiffness = [elasticity.isotropic_stiffness(*phase) for phase in phases]
 
     def jump(a):
         return elasticity.mandel_from_tensor((torch.outer(a, n) + torch.outer(n, a)) / 2)
@@ -35,32 +40,63 @@ def rank_one_strain(labels, normal, phases, load):
         return elasticity.tensor_from_mandel(matrix @ strain) @ n
 
     unit = torch.eye(3, dtype=torch.float64)
-    mixed = torch.stack([traction((1 - fraction) * c[1] + fraction * c[0], jump(a)) for a in unit], 1)
-    a = torch.linalg.solve(mixed, traction(c[0] - c[1], load))
-    strains = torch.stack([load - fraction * jump(a), load + (1 - fraction) * jump(a)])
+    acoustic = torch.stack([torch.stack([traction(c, jump(a)) for a in unit], 1) for c in stiffness])
+    known = torch.stack([traction(c, load) for c in stiffness])  # acoustic a_h + known_h = t
+    inverse = torch.linalg.inv(acoustic)
+    t = torch.linalg.solve(
+        torch.einsum("h,hij->ij", fractions, inverse), torch.einsum("h,hij,hj->i", fractions, inverse, known)
+    )
+    strains = torch.stack([load + jump(i @ (t - k)) for i, k in zip(inverse, known, strict=True)])
     return strains[labels].movedim(-1, 1)
 
 
-@pytest.mark.parametrize("normal", [(1, 1, 0), (1, -1, 0), (0, 1, 1), (1, 1, 1), (1, -1, 1)])
+def solved(labels, phases, name, rtol=1e-13):
+    return rlnlib.solve_strain(labels, phases=phases, macroscopic_strain=LOAD, discretization=name, rtol=rtol)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("name", DISCRETIZATIONS)
+def test_laminates_of_four_phases_are_exact_along_every_axis(name, axis):
+    normal = [int(axis == a) for a in range(3)]
+    cells = layers(normal, (7, 7, 7), torch.tensor([0, 1, 1, 2, 3, 0, 2]))
+    strain = solved(cells, FOUR_PHASES, name).strain
+    assert (strain - rank_one_strain(cells, normal, FOUR_PHASES, LOAD)).abs().max() < 1e-10
+    assert (strain - rank_one_strain(cells, normal[1:] + normal[:1], FOUR_PHASES, LOAD)).abs().max() > 0.1
+
+
+def test_the_continuous_derivative_loses_the_nyquist_frequency_of_an_even_laminate():
+    """One plane of each phase in turn: the strain alternates, and no displacement of the discretization does."""
+    cells = layers((1, 0, 0), (6, 3, 3), torch.tensor([0, 1]))
+    exact = rank_one_strain(cells, (1, 0, 0), PHASES, LOAD)
+    assert (solved(cells, PHASES, "continuous").strain - LOAD.view(1, 6, 1, 1, 1)).abs().max() < 1e-12
+    for name in DISCRETIZATIONS[1:]:
+        assert (solved(cells, PHASES, name).strain - exact).abs().max() < 1e-10
+    assert (exact - LOAD.view(1, 6, 1, 1, 1)).abs().max() > 0.1
+
+
+DIAGONALS = [n for n in itertools.product((1, 0, -1), repeat=3) if sum(map(abs, n)) > 1 and n > (0, 0, 0)]
+
+
+@pytest.mark.parametrize("normal", DIAGONALS)
 @pytest.mark.parametrize("name", ["continuous", "rotated"])
 def test_laminates_along_diagonals_are_exact_where_derivatives_treat_all_axes_alike(name, normal):
     """On frequencies along a diagonal, the discrete derivative is parallel to it, if no Nyquist frequency is lost."""
-    cells = oblique_laminate(normal, (7, 7, 7), 3)
-    exact = rank_one_strain(cells, normal, PHASES, LOAD)
-    solution = rlnlib.solve_strain(cells, phases=PHASES, macroscopic_strain=LOAD, discretization=name, rtol=1e-13)
-    assert (solution.strain - exact).abs().max() < 1e-10
-    other = rank_one_strain(cells, (1, 2, 0), PHASES, LOAD)
-    assert (solution.strain - other).abs().max() > 0.1
+    profile = torch.randint(0, 4, (7,), generator=torch.Generator().manual_seed(DIAGONALS.index(normal)))
+    profile[:2] = torch.tensor([0, 1])
+    cells = layers(normal, (7, 7, 7), profile)
+    solution = solved(cells, FOUR_PHASES, name)
+    assert (solution.strain - rank_one_strain(cells, normal, FOUR_PHASES, LOAD)).abs().max() < 1e-10
+    assert (solution.strain - rank_one_strain(cells, (1, 2, 0), FOUR_PHASES, LOAD)).abs().max() > 0.1
 
 
 def laminate_errors(name, normal, edge):
     """Mean error of the strain and error of the mean stress, both relative, of a laminate half stiff."""
-    shape = (edge, edge, 2)
-    cells = oblique_laminate(normal, shape, edge // 2)
+    shape = (edge, edge, 2 if normal[2] == 0 else edge)
+    cells = layers(normal, shape, (torch.arange(edge) < edge // 2).long())
     exact = rank_one_strain(cells, normal, PHASES, LOAD)
     table = torch.stack([elasticity.isotropic_stiffness(*phase) for phase in PHASES])
     stress = torch.einsum("bxyznm,bmxyz->bnxyz", table[cells], exact).mean((2, 3, 4))
-    solution = rlnlib.solve_strain(cells, phases=PHASES, macroscopic_strain=LOAD, discretization=name, rtol=1e-9)
+    solution = solved(cells, PHASES, name, rtol=1e-8)
     strain_error = (solution.strain - exact).norm(dim=1).mean() / LOAD.norm()
     return float(strain_error), float((solution.effective_stress - stress).norm() / stress.norm())
 
@@ -75,13 +111,46 @@ def test_oblique_laminates_converge_with_the_voxel_size(name, normal):
     assert strain[0] > 1e-3  # not exact
 
 
-def cell_of(kind, shape=(4, 4, 4)):
-    x, y, z = torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij")
+@pytest.mark.parametrize(
+    ("name", "normal"),
+    [
+        *itertools.product(("hex8", "bbar"), [(1, 1, 1), (2, 1, 1), (-1, 2, 1), (1, 2, 3), (3, -1, 2)]),
+        *itertools.product(("rotated",), [(2, 1, 1), (-1, 2, 1), (1, 2, 3), (3, -1, 2)]),
+    ],
+)
+def test_laminates_oblique_to_all_axes_converge_with_the_voxel_size(name, normal):
+    strain, stress = zip(*[laminate_errors(name, normal, edge) for edge in (16, 32)], strict=True)
+    assert 1.4 < strain[0] / strain[1] < 2.5 and 1.6 < stress[0] / stress[1] < 2.7
+    assert strain[0] > 1e-3
+
+
+def cell_of(kind):
+    x, y, z = torch.meshgrid(*[torch.arange(4)] * 3, indexing="ij")
     if kind == "checkerboard":
         return ((x + y + z) % 2 == 0)[None]
+    if kind == "blocks":  # a checkerboard of blocks of 2 x 2 x 2 voxels
+        return ((x // 2 + y // 2 + z // 2) % 2 == 0)[None]
     if kind == "homogeneous":
-        return torch.ones(1, *shape, dtype=torch.bool)
-    return torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)) < 0.5
+        return torch.ones(1, 4, 4, 4, dtype=torch.bool)
+    return torch.rand(1, 4, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5
+
+
+def dense_strain(name, cells, contrast):
+    """By the eigenvalues of the whole matrix K, which need no iteration. Shape: (1, 4, 4, 4) -> (1, 6, 4, 4, 4)."""
+    phases, unknowns = [(1.0, 0.3), (contrast, 0.3)], 3 * cells.numel()
+    operator = green.GreenOperator(cells.shape[1:], name)
+    labels = cells.long().expand(unknowns, -1, -1, -1)
+    problem = voxel_fe.VoxelProblem.from_labels(labels, phases, LOAD.expand(unknowns, 6), operator)
+    unit = torch.eye(unknowns, dtype=torch.float64).view(-1, 3, *cells.shape[1:])
+    values, vectors = torch.linalg.eigh(problem.apply(unit).flatten(1))
+    table = torch.stack([elasticity.isotropic_stiffness(*phase) for phase in phases])
+    stress = (
+        (table[cells.long()] @ LOAD).movedim(-1, 1)[:, None].expand(-1, operator.integration_points, -1, -1, -1, -1)
+    )
+    force = -operator.divergence(stress.contiguous()).flatten()
+    strains = values > 1e-3 * min(1.0, contrast)  # the other vectors are rigid motions, and patterns without strain
+    u = vectors[:, strains] @ ((vectors[:, strains].T @ force) / values[strains])
+    return operator.gradient(u.view(1, 3, *cells.shape[1:])).mean(1) + LOAD.view(1, 6, 1, 1, 1)
 
 
 CASES = [
@@ -89,31 +158,36 @@ CASES = [
     ("homogeneous", 50.0),
     ("homogeneous", 1e6),
     ("checkerboard", 50.0),
-    ("checkerboard", 1e6),
-    ("random", 1e6),
-    ("random", 1e-6),
+    *itertools.product(("checkerboard", "blocks", "random"), (1e6, 1e-6)),
 ]
 
 
 @pytest.mark.parametrize(("kind", "contrast"), CASES)
-@pytest.mark.parametrize("solver", ["conjugate_gradient", *solvers.ITERATIONS])
 @pytest.mark.parametrize("name", DISCRETIZATIONS)
-def test_every_solver_answers_or_names_its_failure(name, solver, kind, contrast):
-    arguments = {"discretization": name, "rtol": 1e-6, "max_iterations": 300, "macroscopic_strain": LOAD}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        solution = rlnlib.solve_strain(cell_of(kind), contrast, solver=solver, **arguments)
-    assert bool(solution.strain.isfinite().all()) and bool(solution.stress.isfinite().all())
-    assert (solution.strain.mean((2, 3, 4)) - LOAD).abs().max() < 1e-9
-    converged = bool(solution.converged)
-    assert converged == (float(solution.residual) <= 1e-6)
-    assert converged != any("cell 0 (residual" in str(w.message) for w in caught)
-    if contrast == 1 or kind == "homogeneous":
-        assert converged and (solution.strain - LOAD.view(1, 6, 1, 1, 1)).abs().max() < 1e-12
-    if solver == "conjugate_gradient":
-        assert converged
-    elif converged and contrast == 50:
-        # At extreme contrasts a small y - Phi(y) says little of the stress.
-        expected = rlnlib.solve_strain(cell_of(kind), contrast, **{**arguments, "rtol": 1e-9, "max_iterations": 2000})
-        error = (solution.effective_stress - expected.effective_stress).norm() / expected.effective_stress.norm()
-        assert error < 1e-3
+def test_every_solver_answers_or_names_its_failure(name, kind, contrast):
+    cells, load = cell_of(kind), LOAD.view(1, 6, 1, 1, 1)
+    expected = dense_strain(name, cells, contrast)
+    scale = expected.abs().max()
+    # Voxels of a checkerboard are alike in each phase, and the forces between them cancel.
+    uniform = kind in ("homogeneous", "checkerboard") or contrast == 1
+    assert ((expected - load).abs().max() < 1e-8) == uniform
+    for solver in ("conjugate_gradient", *solvers.ITERATIONS):
+        most = 100 if solver in ("fixed_point", "gradient_descent") else 800
+        arguments = {"discretization": name, "rtol": 1e-8, "max_iterations": most, "macroscopic_strain": LOAD}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            solution = rlnlib.solve_strain(cells, contrast, solver=solver, **arguments)
+        assert bool(solution.strain.isfinite().all()) and bool(solution.stress.isfinite().all())
+        assert (solution.strain.mean((2, 3, 4)) - LOAD).abs().max() < 1e-12 * scale
+        converged = bool(solution.converged)
+        assert converged == (float(solution.residual) <= 1e-8)
+        assert converged != any("cell 0 (residual" in str(w.message) for w in caught)
+        if uniform or solver in ("conjugate_gradient", "barzilai_borwein", "anderson"):
+            assert converged, solver
+        # The field itself: at these contrasts a small residual alone says little of it.
+        assert ((solution.strain - expected).abs().max() < 1e-5 * scale) or not converged, solver
+    if kind == "random" and not uniform:  # the check can fail: three iterations are not enough
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            early = rlnlib.solve_strain(cells, contrast, **{**arguments, "max_iterations": 3})
+        assert (early.strain - expected).abs().max() > 1e-5 * scale

@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 import rlnlib
 from rlnlib import elasticity, green, solvers, voxel_fe
@@ -92,7 +93,7 @@ def test_mean_strain_is_the_macroscopic_strain(name, random_cells):
 
 @pytest.mark.parametrize("name", DISCRETIZATIONS)
 def test_work_of_the_fields_is_the_work_of_their_means(name, random_cells):
-    """Hill and Mandel, at the integration points, where it holds."""
+    """Hill and Mandel, at the integration points, where it holds for every admissible strain and balanced stress."""
     cells = random_cells(1, 5, 5, 4)
     operator = green.GreenOperator((5, 5, 4), name)
     load = torch.tensor([[1.0, 0.2, -0.4, 0.3, 0.1, -0.6]], dtype=torch.float64)
@@ -100,27 +101,64 @@ def test_work_of_the_fields_is_the_work_of_their_means(name, random_cells):
     u, _ = solvers.conjugate_gradient(problem, solvers.StoppingRule(1e-12))
     strain = operator.gradient(u) + load[:, None, :, None, None, None]
     stress = torch.stack([problem.stress(strain[:, g]) for g in range(strain.shape[1])], 1)
+    mean_stress = stress.mean((0, 1, 3, 4, 5))
     work = (strain * stress).sum(2).mean()
-    assert torch.allclose(work, (stress.mean((0, 1, 3, 4, 5)) * load[0]).sum(), rtol=1e-8)
+    assert abs(work / (mean_stress * load[0]).sum() - 1) < 1e-8
+    displacement = torch.randn(u.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    admissible = operator.gradient(displacement) + load[:, None, :, None, None, None]
+    assert abs((admissible * stress).sum(2).mean() / work - 1) < 1e-8
+    # An incompatible strain of the same mean, or a stress out of balance, does other work.
+    incompatible = strain + 0.01 * (stress - stress.mean((1, 3, 4, 5), keepdim=True))
+    assert abs((incompatible * stress).sum(2).mean() / work - 1) > 1e-2
+    unbalanced = stress + strain
+    means = (unbalanced.mean((0, 1, 3, 4, 5)) * load[0]).sum()
+    assert abs((strain * unbalanced).sum(2).mean() / means - 1) > 1e-2
 
 
-def test_effective_stiffness_is_symmetric_and_within_the_bounds(random_cells):
-    cells = random_cells(2, 5, 5, 5)
-    stiffnesses = [elasticity.isotropic_stiffness(e, 0.3) for e in (1.0, 20.0)]
-    for cell, effective in zip(cells, rlnlib.effective_stiffness(cells, 20.0, rtol=1e-10), strict=True):
-        fraction = float(cell.double().mean())
-        assert (effective - effective.T).abs().max() < 1e-8 * effective.max()
-        voigt = elasticity.voigt_bound(stiffnesses, [1 - fraction, fraction])
-        reuss = elasticity.reuss_bound(stiffnesses, [1 - fraction, fraction])
-        assert torch.linalg.eigvalsh(voigt - effective).min() > 0
-        assert torch.linalg.eigvalsh(effective - reuss).min() > 0
+def orientation_mean(stiffness):
+    """Bulk and shear modulus of the mean over all orientations of a stiffness (6, 6), Mandel."""
+    bulk = float(stiffness[:3, :3].sum()) / 9
+    return bulk, (float(stiffness.trace()) - 3 * bulk) / 10
 
 
-def test_solutions_superpose(random_cells):
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("name", DISCRETIZATIONS)
+def test_effective_stiffness_is_symmetric_and_within_the_bounds(name, fraction, random_cells):
+    """Hashin and Shtrikman's bounds hold, for any cell, for the mean over all orientations: the hydrostatic load case,
+    and the sum of five deviatoric ones, see a Green operator that does not depend on the direction of the frequency."""
+    cells = random_cells(1, 5, 5, 5, fraction=fraction)
+    fine = cells.repeat_interleave(3, 1).repeat_interleave(3, 2).repeat_interleave(3, 3)
+    phases = [(1.0, 0.3), (20.0, 0.3)]
+    stiffnesses = [elasticity.isotropic_stiffness(*phase) for phase in phases]
+    stiff = float(cells.double().mean())
+    fractions = [1 - stiff, stiff]
+    effective = rlnlib.effective_stiffness(fine, 20.0, discretization=name, rtol=1e-10)[0]
+    assert (effective - effective.T).abs().max() < 1e-8 * effective.max()
+    assert torch.linalg.eigvalsh(elasticity.voigt_bound(stiffnesses, fractions) - effective).min() > 0
+    assert torch.linalg.eigvalsh(effective - elasticity.reuss_bound(stiffnesses, fractions)).min() > 0
+
+    def within(stiffness):
+        lower, upper = map(orientation_mean, elasticity.hashin_shtrikman_bounds(phases, fractions))
+        return all(a < m < b for a, m, b in zip(lower, orientation_mean(stiffness), upper, strict=True))
+
+    assert within(effective)
+    # The checks can fail: trilinear elements as large as the grains are too stiff; two iterations are no solution.
+    if name == "hex8" and fraction > 0.7:
+        assert not within(rlnlib.effective_stiffness(cells, 20.0, discretization=name)[0])
+    with pytest.warns(RuntimeWarning, match="did not reach"):
+        early = rlnlib.effective_stiffness(cells, 20.0, discretization=name, max_iterations=2)[0]
+    assert (early - early.T).abs().max() > 1e-8 * early.max()
+
+
+@pytest.mark.parametrize("name", DISCRETIZATIONS)
+def test_solutions_superpose(name, random_cells):
     cells, load = random_cells(1, 5, 4, 4), np.array([0.3, -1.0, 0.5, 0.2, -0.7, 0.1])
-    direct = rlnlib.solve_strain(cells, 50.0, macroscopic_strain=load, **TIGHT).strain
-    units = [rlnlib.solve_strain(cells, 50.0, macroscopic_strain=unit, **TIGHT).strain for unit in np.eye(6)]
-    assert (direct - sum(part * unit for part, unit in zip(load, units, strict=True))).abs().max() < 1e-9
+    arguments = {"discretization": name, **TIGHT}
+    direct = rlnlib.solve_strain(cells, 50.0, macroscopic_strain=load, **arguments).strain
+    units = [rlnlib.solve_strain(cells, 50.0, macroscopic_strain=unit, **arguments).strain for unit in np.eye(6)]
+    parts = [part * unit for part, unit in zip(load, units, strict=True)]
+    assert (direct - sum(parts)).abs().max() < 1e-9
+    assert (direct - sum(parts[:5])).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("name", DISCRETIZATIONS)
@@ -132,7 +170,7 @@ def test_solutions_move_with_the_cell(name, random_cells):
     assert (moved - field).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["continuous", "bbar"])
+@pytest.mark.parametrize("name", DISCRETIZATIONS)
 def test_solutions_have_the_48_symmetries_of_the_cube(name, random_cells):
     cells = random_cells(1, 4, 4, 4)[0]
     load = torch.tensor([1.0, -0.5, 0.3, 0.4, -0.2, 0.7], dtype=torch.float64)
@@ -155,6 +193,7 @@ def test_solutions_have_the_48_symmetries_of_the_cube(name, random_cells):
     )
     got = elasticity.tensor_from_mandel(solution.strain.movedim(1, -1))
     assert (got - torch.stack(expected)).abs().max() < 1e-9
+    assert (got - field).abs().amax((1, 2, 3, 4, 5)).gt(0.1).sum() == 47  # all but the identity turn the field
 
 
 def test_a_cell_does_not_depend_on_its_batch(random_cells):
@@ -175,10 +214,11 @@ def test_chunks_do_not_change_the_solution(random_cells, monkeypatch):
     assert whole.residuals.shape[0] == parts.residuals.shape[0] == 5
 
 
-def test_single_precision_output_is_the_double_one(random_cells):
+@pytest.mark.parametrize("name", DISCRETIZATIONS)
+def test_single_precision_output_is_the_double_one(name, random_cells):
     cells = random_cells(2, 6, 6, 6)
-    single = rlnlib.solve_strain(cells, 50.0, dtype=torch.float32)
-    double = rlnlib.solve_strain(cells, 50.0)
+    single = rlnlib.solve_strain(cells, 50.0, discretization=name, dtype=torch.float32)
+    double = rlnlib.solve_strain(cells, 50.0, discretization=name)
     assert single.strain.dtype == torch.float32 and bool(single.converged.all())
     assert (single.strain - double.strain).abs().max() < 1e-4
 
@@ -195,53 +235,105 @@ def test_extreme_contrasts_are_solved_to_the_tolerance(contrast, kind, random_ce
     assert (solution.strain.mean((2, 3, 4))[0, 0] - 1).abs() < 1e-10
 
 
-def test_iterations_hardly_depend_on_the_size_but_for_want_of_the_preconditioner(monkeypatch):
+@pytest.mark.parametrize("name", DISCRETIZATIONS)
+def test_iterations_hardly_depend_on_the_size_but_for_want_of_the_preconditioner(name, monkeypatch):
     """One inclusion, more and more voxels for it."""
 
     def iterations(n):
         cells = np.zeros((1, n, n, n), dtype=bool)
         cells[:, : n // 2, : n // 2, : n // 2] = True
-        return int(rlnlib.solve_strain(cells, 50.0, rtol=1e-6).iterations[0])
+        return int(rlnlib.solve_strain(cells, 50.0, discretization=name, rtol=1e-4).iterations[0])
 
-    assert iterations(32) <= 1.25 * iterations(16)
+    assert iterations(24) <= 1.25 * iterations(12)
     monkeypatch.setattr(voxel_fe.VoxelProblem, "precondition", lambda self, residual: residual)
-    assert iterations(32) > 1.6 * iterations(16)
+    assert iterations(24) > 1.6 * iterations(12)
 
 
-def test_hex8_stiffness_equals_an_independent_assembly(random_cells):
-    """scikit-fem assembles the same periodic trilinear elements its own way; compare K u for a random u."""
-    skfem = pytest.importorskip("skfem")
-    from skfem.helpers import ddot, eye, sym_grad, trace
+class IndependentElements:
+    """scikit-fem's assembly of the same periodic cell: trilinear elements, volumetric and deviatoric part apart.
 
-    n = 4
-    cells = random_cells(1, n, n, n)
-    operator = green.GreenOperator((n, n, n), "hex8")
-    problem = voxel_fe.VoxelProblem.from_labels(
-        cells.long(), [(1.0, 0.3), (7.0, 0.3)], torch.zeros(1, 6, dtype=torch.float64), operator
-    )
-    u = torch.randn(1, 3, n, n, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    Each part has its own quadrature: both the full one is hex8, both in the centre alone is the rotated scheme, and the
+    volumetric one in the centre alone is B-bar, since there a trilinear element's dilatation has its mean.
+    """
 
-    mesh = skfem.MeshHex.init_tensor(*[np.arange(n + 1.0)] * 3)
-    basis = skfem.Basis(mesh, skfem.ElementVector(skfem.ElementHex1()), intorder=3)
-    centres = np.floor(mesh.p[:, mesh.t].mean(1)).astype(int)
-    young = np.where(cells[0].numpy()[tuple(centres)], 7.0, 1.0)
-    lam, mu = elasticity.lame_parameters(1.0, 0.3)
+    def __init__(self, name, labels, phases):
+        skfem = pytest.importorskip("skfem")
+        from skfem.helpers import ddot, div, eye, sym_grad
 
-    @skfem.BilinearForm
-    def stiffness(v, w, data):
-        strain = sym_grad(v)
-        return data.young * ddot(lam * eye(trace(strain), 3) + 2 * mu * strain, sym_grad(w))
+        self.shape = labels.shape
+        self.mesh = skfem.MeshHex.init_tensor(*[np.arange(n + 1.0) for n in self.shape])
+        element = skfem.ElementVector(skfem.ElementHex1())
+        self.full = skfem.Basis(self.mesh, element, intorder=3)
+        self.centre = skfem.Basis(self.mesh, element, quadrature=(np.full((3, 1), 0.5), np.ones(1)))
+        assert self.full.X.shape[1] == 8
+        self.voxels = tuple(np.floor(self.mesh.p[:, self.mesh.t].mean(1)).astype(int))
+        lame = np.array([elasticity.lame_parameters(*phase) for phase in phases])[labels[self.voxels]]
 
-    k = stiffness.assemble(basis, young=np.repeat(young[:, None], basis.X.shape[1], axis=1))
-    nodes = np.rint(mesh.p).astype(int) % n  # the far faces are the near ones of the next period
-    values = np.zeros(basis.N)
-    for component in range(3):
-        values[basis.nodal_dofs[component]] = u[0, component].numpy()[tuple(nodes)]
-    forces = k @ values
-    expected = np.zeros((3, n, n, n))
-    for component in range(3):
-        np.add.at(expected[component], tuple(nodes), forces[basis.nodal_dofs[component]])
-    assert np.abs(problem.apply(u)[0].numpy() - expected).max() < 1e-10
+        @skfem.BilinearForm
+        def volumetric(v, w, data):
+            return data.bulk * div(v) * div(w)
+
+        @skfem.BilinearForm
+        def deviatoric(v, w, data):
+            strain = sym_grad(v)
+            return 2 * data.mu * ddot(strain - eye(div(v) / 3, 3), sym_grad(w))
+
+        def assembled(form, basis, **modulus):
+            points = basis.X.shape[1]
+            return form.assemble(basis, **{k: np.repeat(v[:, None], points, 1) for k, v in modulus.items()})
+
+        self.k = assembled(volumetric, self.full if name == "hex8" else self.centre, bulk=lame @ [1, 2 / 3])
+        self.k = self.k + assembled(deviatoric, self.centre if name == "rotated" else self.full, mu=lame[:, 1])
+        # Far faces are near ones of the next period: each degree of freedom belongs to one of a periodic node.
+        nodes = np.ravel_multi_index(
+            tuple(np.rint(self.mesh.p).astype(int) % np.array(self.shape)[:, None]), self.shape
+        )
+        owner = np.empty(self.full.N, dtype=int)
+        for component in range(3):
+            owner[self.full.nodal_dofs[component]] = component * np.prod(self.shape) + nodes
+        ones = np.ones(self.full.N)
+        self.periodic = sparse.csr_matrix((ones, (np.arange(self.full.N), owner)), shape=(self.full.N, owner.max() + 1))
+
+    def forces(self, u):
+        """K u. Shape: (3, N1, N2, N3) -> (3, N1, N2, N3)."""
+        return (self.periodic.T @ (self.k @ (self.periodic @ u.ravel()))).reshape(u.shape)
+
+    def strain(self, load):
+        """Strain at the centres under the macroscopic strain (3, 3), by a direct solver. Shape: -> (3, 3, N...)."""
+        affine = np.zeros(self.full.N)
+        for component in range(3):
+            affine[self.full.nodal_dofs[component]] = load[component] @ self.mesh.p
+        k, force = self.periodic.T @ self.k @ self.periodic, -self.periodic.T @ (self.k @ affine)
+        held = np.arange(3) * np.prod(self.shape)  # one node, against translations
+        free = np.setdiff1d(np.arange(k.shape[0]), held)
+        u = np.zeros(k.shape[0])
+        u[free] = sparse.linalg.spsolve(k[free][:, free].tocsc(), force[free])
+        gradient = self.centre.interpolate(affine + self.periodic @ u).grad[..., 0]  # (3, 3, elements)
+        strain = np.zeros((3, 3, *self.shape))
+        strain[(slice(None), slice(None), *self.voxels)] = (gradient + gradient.swapaxes(0, 1)) / 2
+        return strain
+
+
+@pytest.mark.parametrize("name", DISCRETIZATIONS[1:])
+def test_stiffness_and_strain_equal_those_of_an_independent_assembly(name):
+    shape, phases = (5, 3, 4), [(1.0, 0.3), (7.0, 0.2), (30.0, 0.4)]
+    labels = torch.randint(0, 3, (1, *shape), generator=torch.Generator().manual_seed(0))
+    theirs = IndependentElements(name, labels[0].numpy(), phases)
+
+    operator = green.GreenOperator(shape, name)
+    problem = voxel_fe.VoxelProblem.from_labels(labels, phases, torch.zeros(1, 6, dtype=torch.float64), operator)
+    u = torch.randn(1, 3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    forces = theirs.forces(u[0].numpy())
+    assert np.abs(problem.apply(u)[0].numpy() - forces).max() < 1e-10 * np.abs(forces).max()
+
+    load = torch.tensor([1.0, -0.5, 0.3, 0.4, -0.2, 0.7], dtype=torch.float64)
+    expected = torch.from_numpy(theirs.strain(elasticity.tensor_from_mandel(load).numpy()))
+    expected = elasticity.mandel_from_tensor(expected.movedim((0, 1), (-2, -1))).movedim(-1, 0)
+    arguments = {"phases": phases, "macroscopic_strain": load, "rtol": 1e-12}
+    ours = rlnlib.solve_strain(labels, discretization=name, **arguments).strain[0]
+    assert (ours - expected).abs().max() < 1e-8
+    for other in set(DISCRETIZATIONS) - {name}:
+        assert (rlnlib.solve_strain(labels, discretization=other, **arguments).strain[0] - expected).abs().max() > 1e-3
 
 
 def test_hex8_strain_equals_that_of_an_independent_solver(random_cells):
