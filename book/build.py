@@ -215,7 +215,10 @@ def store() -> None:
 
 
 def compare() -> None:
-    """Run the stored notebooks and compare the outputs with nbval; fails below the floor of compared cells."""
+    """Run the stored notebooks and compare the outputs with nbval, numbers within the tolerance of ``tolerance.py``.
+
+    Fails below the floor of compared cells.
+    """
     counts = {
         path: sum(
             bool(cell.get("outputs")) and "nbval-ignore-output" not in cell.metadata.get("tags", [])
@@ -233,8 +236,10 @@ def compare() -> None:
     def nbval(path: Path) -> tuple[Path, int, str]:
         command = [sys.executable, "-m", "pytest", "--nbval", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
         command += ["--nbval-cell-timeout", str(LIMIT["ci"]), "--nbval-current-env", str(path)]
-        command += ["--nbval-sanitize-with", str(ROOT / "tests" / "sanitize.cfg")]
+        command += ["--nbval-sanitize-with", str(ROOT / "tests" / "sanitize.cfg"), "-p", "tolerance"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RLN_PROFILE": "ci"}
+        paths = [str(ROOT / "book"), os.environ.get("PYTHONPATH", "")]  # where the plugin is
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         return path, done.returncode, done.stdout
 
