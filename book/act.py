@@ -63,7 +63,8 @@ VALUES = {
 
 def source_hash(path: Path) -> str:
     """Of the code of a notebook."""
-    code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    code = [cell.source for cell in cells if "bootstrap" not in cell.metadata.get("tags", [])]
     return hashlib.sha256("\0".join(code).encode()).hexdigest()
 
 

@@ -481,6 +481,19 @@ def test_launch_buttons_stand_only_where_there_is_an_address(monkeypatch):
         build.repository()
 
 
+def test_one_address_stands_in_buttons_and_in_the_cell_that_fetches_the_library(monkeypatch, tmp_path):
+    """A notebook with an address is as fresh as one without; all stored ones have the same."""
+    monkeypatch.setenv("RLN_REPOSITORY", "git@github.com:someone/book.git")
+    notebook = build.addressed(nbformat.read(NOTEBOOKS[0], as_version=4), build.repository())
+    (cell,) = [cell for cell in notebook.cells if "bootstrap" in cell.metadata.get("tags", [])]
+    assert 'get("RLN_REPOSITORY") or "https://github.com/someone/book"' in cell.source
+    ast.parse(cell.source)
+    nbformat.write(notebook, tmp_path / "addressed.ipynb")
+    assert build.key(tmp_path / "addressed.ipynb", {}) == build.key(NOTEBOOKS[0], {})
+    assert act.source_hash(tmp_path / "addressed.ipynb") == act.source_hash(NOTEBOOKS[0])
+    assert len({tagged(path, "bootstrap")[0].source for path in NOTEBOOKS}) == 1
+
+
 def test_workflows_call_the_make_targets_and_nothing_else():
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for file in (ROOT / ".github" / "workflows").glob("*.yml"):
@@ -489,3 +502,5 @@ def test_workflows_call_the_make_targets_and_nothing_else():
         called = {run.removeprefix("make ") for run in runs}
         called = called - {"${{ matrix.target }}"} | set(matrix[1].split(", ") if matrix else [])
         assert runs and called <= targets
+        if "test" in called:
+            assert "RLN_BROWSER: required" in file.read_text(), "else a missing browser skips the tests of the pages"
