@@ -32,7 +32,7 @@ import yaml
 
 from rlnlib import claims
 from rlnlib._version import __version__
-from rlnlib.notebook import current_commit
+from rlnlib.notebook import bootstrap, current_commit
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = ROOT / "notebooks" / "profiles"
@@ -79,10 +79,11 @@ def parameters(path: Path, profile: str) -> dict:
 
 
 def key(path: Path, values: dict) -> str:
-    """What an executed copy depends on; the notebook's outputs do not count."""
+    """What an executed copy depends on; outputs do not count, nor the cell that :func:`addressed` makes."""
     content = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     for cell in nbformat.read(path, as_version=4).cells:
-        content.update(f"{cell.cell_type}\0{cell.source}\0{cell.metadata.get('tags', [])}\0".encode())
+        if "bootstrap" not in cell.metadata.get("tags", []):
+            content.update(f"{cell.cell_type}\0{cell.source}\0{cell.metadata.get('tags', [])}\0".encode())
     data = [p for p in (ROOT / "data").rglob("*") if p.is_file() and "generated" not in p.parts]
     for file in sorted([*(ROOT / "rlnlib").glob("*.py"), *data, ROOT / "constraints.txt"]):
         content.update(str(file.relative_to(ROOT)).encode() + hashlib.sha256(file.read_bytes()).digest())
@@ -209,13 +210,16 @@ def store() -> None:
             "rlnlib": {"key": made["key"], "profile": "ci"},
         }
         partial = path.with_suffix(".partial")
-        nbformat.write(source, partial)
+        nbformat.write(addressed(source, repository()), partial)
         os.replace(partial, path)
     print("Stored the outputs in notebooks/.", flush=True)
 
 
 def compare() -> None:
-    """Run the stored notebooks and compare the outputs with nbval; fails below the floor of compared cells."""
+    """Run the stored notebooks and compare the outputs with nbval, numbers within the tolerance of ``tolerance.py``.
+
+    Fails below the floor of compared cells.
+    """
     counts = {
         path: sum(
             bool(cell.get("outputs")) and "nbval-ignore-output" not in cell.metadata.get("tags", [])
@@ -233,8 +237,10 @@ def compare() -> None:
     def nbval(path: Path) -> tuple[Path, int, str]:
         command = [sys.executable, "-m", "pytest", "--nbval", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
         command += ["--nbval-cell-timeout", str(LIMIT["ci"]), "--nbval-current-env", str(path)]
-        command += ["--nbval-sanitize-with", str(ROOT / "tests" / "sanitize.cfg")]
+        command += ["--nbval-sanitize-with", str(ROOT / "tests" / "sanitize.cfg"), "-p", "tolerance"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RLN_PROFILE": "ci"}
+        paths = [str(ROOT / "book"), os.environ.get("PYTHONPATH", "")]  # where the plugin is
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         return path, done.returncode, done.stdout
 
@@ -264,6 +270,14 @@ def repository() -> str | None:
     return f"https://github.com/{found[1]}" if found else None
 
 
+def addressed(notebook: nbformat.NotebookNode, address: str | None) -> nbformat.NotebookNode:
+    """The notebook with the address in its first code cell, which fetches the library from there if need be."""
+    for cell in notebook.cells:
+        if "bootstrap" in cell.metadata.get("tags", []):
+            cell.source = bootstrap(address or "")
+    return notebook
+
+
 def configured(text: str, address: str | None) -> str:
     """``_config.yml`` with launch buttons for the repository at ``address``, or without any where it is None."""
     config = yaml.safe_load(text)
@@ -286,7 +300,8 @@ def archive() -> Path:
     for folder in ("data", "rlnlib", "notebooks"):
         shutil.copytree(ROOT / folder, stage / folder, ignore=shutil.ignore_patterns("generated", "__pycache__", ".*"))
     for path in notebooks():
-        shutil.copy(BUILD / "ci" / path.name, stage / "notebooks" / path.name)
+        copy = nbformat.read(BUILD / "ci" / path.name, as_version=4)
+        nbformat.write(addressed(copy, repository()), stage / "notebooks" / path.name)
     for file in ("constraints.txt", "pyproject.toml", "environment.yml", "README.md", "LICENSE", "CITATION.cff"):
         shutil.copy(ROOT / file, stage)
     files = sorted(p for p in stage.rglob("*") if p.is_file())
@@ -306,7 +321,8 @@ def render(copies: Path) -> Path:
     shutil.copytree(ROOT / "book", stage / "book", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     (stage / "notebooks").mkdir()
     for path in notebooks():
-        nbformat.write(anchored(nbformat.read(copies / path.name, as_version=4)), stage / "notebooks" / path.name)
+        copy = addressed(nbformat.read(copies / path.name, as_version=4), repository())
+        nbformat.write(anchored(copy), stage / "notebooks" / path.name)
     (stage / "_config.yml").write_text(configured((ROOT / "_config.yml").read_text(), repository()))
     for name in ("_toc.yml", "CHANGELOG.md"):
         shutil.copy(ROOT / name, stage)

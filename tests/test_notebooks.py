@@ -2,8 +2,10 @@
 
 import ast
 import importlib.util
+import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import nbformat
@@ -22,7 +24,9 @@ def load(name):
     return module
 
 
-build = load("build")
+build, tolerance = load("build"), load("tolerance")
+sys.modules["build"] = build  # act imports it by this name, as a script beside it
+act = load("act")
 NOTEBOOKS = build.notebooks()
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -218,6 +222,58 @@ def test_a_canary_that_must_fail_fails_in_the_comparison(tmp_path, monkeypatch):
         build.compare()
 
 
+@pytest.mark.parametrize(
+    ("stored", "new", "same"),
+    [
+        ("MASE 1.23 %", "MASE 1.24 %", True),  # one unit of the last digit
+        ("MASE 1.23 %", "MASE 1.26 %", False),  # three
+        ("MASE 1.23 %", "mase 1.23 %", False),  # a word
+        ("of which 51 % lie", "of which 52 % lie", True),
+        ("of which 51 % lie", "of which 54 % lie", False),
+        ("37 iterations", "38 iterations", False),  # a whole number
+        ("shape (8, 8, 8)", "shape (8, 8, 9)", False),
+        ("error    9.99", "error   10.00", True),  # the column is narrower
+        ("mean -0.0", "mean  0.0", True),
+        ("mean -0.3", "mean  0.3", False),
+        ("residual 3.1e-09", "residual 3.2e-09", True),
+        ("residual 3.1e-09", "residual 3.4e-09", False),
+        ('{"value": 0.123456789012}', '{"value": 0.123456799012}', True),  # six digits count
+        ('{"value": 0.123456789012}', '{"value": 0.123486789012}', False),
+        ("132,801 weights", "132,802 weights", False),
+        ("C11 of cell-06", "C12 of cell-06", False),  # digits of a name
+        ("converged: True", "converged: False", False),
+        ("1.0 and 2.0", "1.0", False),
+        ("a 1.0", "a 1.0\n", False),
+        ("16³ voxels", "15³ voxels", False),
+        ("1.5 nan", "1.5 1.0", False),
+    ],
+)
+def test_numbers_agree_to_their_last_digit_and_words_exactly(stored, new, same):
+    assert tolerance.agree(stored, new) == tolerance.agree(new, stored) == same
+    assert (tolerance.Printed(stored) == new) == same != (tolerance.Printed(stored) != new)
+
+
+def test_the_comparison_passes_one_unit_of_the_last_digit_and_fails_at_three(tmp_path, monkeypatch):
+    """Through nbval, for printed text and for a measured value."""
+    measured = "from IPython.display import display\ndisplay({'application/json': {'value': 2.5}}, raw=True)"
+    path = small(tmp_path, "print('error 1.25 %')", measured, outputs=("error 1.24 %\n", ""))
+    notebook = nbformat.read(path, as_version=4)
+    monkeypatch.setattr(build, "notebooks", lambda: [path])
+    monkeypatch.setattr(build, "COMPARED_FLOOR", 2)
+
+    def compare(printed, value):
+        notebook.cells[0].outputs[0].text = f"error {printed} %\n"
+        output = nbformat.v4.new_output("display_data", data={"application/json": {"value": value}})
+        notebook.cells[1].outputs = [output]
+        nbformat.write(notebook, path)
+        build.compare()
+
+    compare("1.24", 2.6)
+    for stored in (("1.22", 2.5), ("1.25", 2.8)):
+        with pytest.raises(build.Failure, match="1 notebooks differ"):
+            compare(*stored)
+
+
 def test_a_changed_constant_of_the_library_makes_the_comparison_fail(tmp_path, monkeypatch):
     """In a copy of the library, strains are reported a little too large; the unchanged copy passes."""
     shutil.copytree(ROOT / "rlnlib", tmp_path / "rlnlib", ignore=shutil.ignore_patterns("__pycache__"))
@@ -291,32 +347,31 @@ def test_each_parameter_is_used_after_the_parameters_cell(path):
     assert not set(build.declared(path)) - read
 
 
-@pytest.fixture(scope="module")
-def printed(tmp_path_factory):
-    """What the first chapter prints on a tiny cell with other parameters."""
-
-    def run(**values):
-        out = tmp_path_factory.mktemp("printed")
-        assert build.run_one(NOTEBOOKS[0], {"cell_size": 10, **values}, "ci", out) is None
-        return [o.get("text", "") for c in cells_of(out / NOTEBOOKS[0].name) for o in c.outputs]
-
-    return run
+@each
+def test_each_parameter_is_recorded_to_act(path):
+    """On the notebook's present code: else run ``python book/act.py``."""
+    recorded = json.loads(act.RECORD.read_text())[path.stem]
+    assert recorded["source"] == act.source_hash(path)
+    assert set(recorded["changed by"]) == set(build.declared(path)) - set(act.LEFT_OUT)
+    assert not [name for name, cells in recorded["changed by"].items() if not cells]
 
 
-@pytest.fixture(scope="module")
-def plainly_printed(printed):
-    return printed()
+def test_what_acts_is_told_from_what_differs_by_itself(tmp_path):
+    """A caption that repeats a parameter, and a timing, do not count; a printed number and a picture do."""
 
+    def seen(text, picture, caption, timing):
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(id=name) for name in ("p", "f", "t")])
+        page = f'<img alt="{caption}" src="data:image/png;base64,{picture}"><figcaption>{caption}</figcaption>'
+        notebook.cells[0].outputs = [nbformat.v4.new_output("stream", text=text)]
+        notebook.cells[1].outputs = [nbformat.v4.new_output("display_data", data={"text/html": page})]
+        notebook.cells[2].outputs = [nbformat.v4.new_output("stream", text=timing)]
+        nbformat.write(notebook, tmp_path / "copy.ipynb")
+        return act.shown(tmp_path / "copy.ipynb")
 
-def test_the_same_parameters_print_the_same(printed, plainly_printed):
-    assert printed() == plainly_printed
-
-
-@pytest.mark.parametrize(
-    "change", [{"contrast": 20.0}, {"grain_size": 3}, {"stiff_fraction": 0.2}, {"seed": 3}], ids=str
-)
-def test_each_parameter_of_the_first_chapter_acts(change, printed, plainly_printed):
-    assert printed(**change) != plainly_printed
+    before, again = seen("1", "AA", "12 cells", "3 s"), seen("1", "AA", "12 cells", "4 s")
+    assert act.changed(before, again, seen("1", "AA", "13 cells", "5 s")) == []
+    assert act.changed(before, again, seen("2", "AA", "12 cells", "5 s")) == ["p"]
+    assert act.changed(before, again, seen("1", "AB", "12 cells", "5 s")) == ["f"]
 
 
 @pytest.mark.parametrize(
@@ -426,6 +481,19 @@ def test_launch_buttons_stand_only_where_there_is_an_address(monkeypatch):
         build.repository()
 
 
+def test_one_address_stands_in_buttons_and_in_the_cell_that_fetches_the_library(monkeypatch, tmp_path):
+    """A notebook with an address is as fresh as one without; all stored ones have the same."""
+    monkeypatch.setenv("RLN_REPOSITORY", "git@github.com:someone/book.git")
+    notebook = build.addressed(nbformat.read(NOTEBOOKS[0], as_version=4), build.repository())
+    (cell,) = [cell for cell in notebook.cells if "bootstrap" in cell.metadata.get("tags", [])]
+    assert 'get("RLN_REPOSITORY") or "https://github.com/someone/book"' in cell.source
+    ast.parse(cell.source)
+    nbformat.write(notebook, tmp_path / "addressed.ipynb")
+    assert build.key(tmp_path / "addressed.ipynb", {}) == build.key(NOTEBOOKS[0], {})
+    assert act.source_hash(tmp_path / "addressed.ipynb") == act.source_hash(NOTEBOOKS[0])
+    assert len({tagged(path, "bootstrap")[0].source for path in NOTEBOOKS}) == 1
+
+
 def test_workflows_call_the_make_targets_and_nothing_else():
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for file in (ROOT / ".github" / "workflows").glob("*.yml"):
@@ -434,3 +502,5 @@ def test_workflows_call_the_make_targets_and_nothing_else():
         called = {run.removeprefix("make ") for run in runs}
         called = called - {"${{ matrix.target }}"} | set(matrix[1].split(", ") if matrix else [])
         assert runs and called <= targets
+        if "test" in called:
+            assert "RLN_BROWSER: required" in file.read_text(), "else a missing browser skips the tests of the pages"
