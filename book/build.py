@@ -30,7 +30,7 @@ import nbformat
 import papermill
 import yaml
 
-from rlnlib import claims
+from rlnlib import claims, model_card
 from rlnlib._version import __version__
 from rlnlib.notebook import bootstrap, current_commit
 
@@ -331,6 +331,8 @@ def render(copies: Path) -> Path:
     (stage / "book" / "claims.md").write_text(claims_page(ledger))
     with (stage / "book" / "differences.md").open("a") as page:
         page.write(differing_claims(ledger))
+    with (stage / "book" / "model_card.md").open("a") as page:
+        page.write(model_card.tables())
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(stage)]
     command += ["--path-output", str(BUILD / "html.partial")]
     shutil.rmtree(BUILD / "html.partial", ignore_errors=True)

@@ -23,6 +23,8 @@ from rlnlib._version import __version__
 from rlnlib.rln import KINDS, RLN
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "data" / "pretrained"
+#: Edge of the cells, in voxels, that weights are shipped for if nothing else is asked.
+DEFAULT_SIZE = 16
 
 
 def write_atomically(path, content: bytes) -> None:
@@ -74,44 +76,73 @@ def _read(path) -> tuple[dict, dict]:
     return header, tensors
 
 
-def load_pretrained(kind: str, contrast: float) -> RLN:
-    """A shipped model: "fln", "rln-t" or "rln", for the contrast that it was trained for.
+def load_pretrained(kind: str, contrast: float, size: int = DEFAULT_SIZE) -> RLN:
+    """A shipped model: "fln", "rln-t" or "rln", for the contrast and the size of cells that it was trained for.
 
-    Raises ValueError for a kind or contrast that is not shipped, OSError if the file does not match its hash.
+    It can be used on cells of other sizes, with a larger error; not at another contrast.
+    Raises ValueError for what is not shipped, OSError if the file does not match its hash.
     """
-    _checks.one_of("kind", kind, KINDS)
-    entry = _manifest().get(f"{kind}-{_checks.positive('contrast', contrast):g}")
-    if entry is None:
+    return load_weights(_checked(kind, contrast, size))
+
+
+def pretrained_header(kind: str, contrast: float, size: int = DEFAULT_SIZE) -> dict:
+    """What the shipped weight file says about itself; see :func:`load_pretrained` for the arguments."""
+    return read_header(_checked(kind, contrast, size))
+
+
+def shipped(size: int = DEFAULT_SIZE) -> list[tuple[str, float]]:
+    """The (kind, contrast) of every model shipped for that size of cells, by contrast and the paper's order."""
+    return [(entry["kind"], entry["contrast"]) for entry in catalogue() if entry["size"] == size]
+
+
+def catalogue() -> list[dict]:
+    """All shipped weight files: kind, contrast, size of the cells, file and sha256; the smallest cells first."""
+    return sorted(
+        _manifest().values(), key=lambda entry: (entry["size"], entry["contrast"], list(KINDS).index(entry["kind"]))
+    )
+
+
+def shipped_name(kind: str, contrast: float, size: int = DEFAULT_SIZE) -> str:
+    """Under which a model and its records are stored: "rln-10", and "rln-10-31" for another size of cells."""
+    return f"{kind}-{contrast:g}" + ("" if size == DEFAULT_SIZE else f"-{size}")
+
+
+def ship(path) -> str:
+    """Copy a weight file into ``data/pretrained`` and list it in the manifest; returns its name there.
+
+    Raises ValueError if its header does not say the kind, the contrast and the size of the cells.
+    """
+    header, content = read_header(path), Path(path).read_bytes()
+    try:
+        about = {"kind": header["kind"], "contrast": float(header["contrast"]), "size": int(header["data"]["size"])}
+    except KeyError as error:
         raise ValueError(
-            f"No {kind} is shipped for contrast {contrast!r}; there are {', '.join(sorted(_manifest())) or 'none'}. "
+            f"The header of {path} has no {error}: give kind, contrast and data to save_weights."
+        ) from error
+    name = shipped_name(**about)
+    write_atomically(PRETRAINED / f"{name}.safetensors", content)
+    entry = {"file": f"{name}.safetensors", "sha256": hashlib.sha256(content).hexdigest(), **about}
+    known = _manifest() if (PRETRAINED / "manifest.json").exists() else {}
+    manifest = dict(sorted({**known, name: entry}.items()))
+    write_atomically(PRETRAINED / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+    return name
+
+
+def _checked(kind: str, contrast: float, size: int) -> Path:
+    """The shipped file, with the hash that the manifest says."""
+    _checks.one_of("kind", kind, KINDS)
+    name = shipped_name(kind, _checks.positive("contrast", contrast), _checks.positive_integer("size", size, least=2))
+    entry = _manifest().get(name)
+    if entry is None:
+        there = "; ".join(f"{e['kind']}, contrast {e['contrast']:g}, size {e['size']}" for e in catalogue())
+        raise ValueError(
+            f"No {kind} is shipped for contrast {contrast!r} and cells of {size}^3. There are: {there or 'none'}. "
             f"A network holds for one contrast only: train one with rlnlib.training.train."
         )
     path = PRETRAINED / entry["file"]
     if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
         raise OSError(f"{path} is missing or differs from the hash in its manifest: get data/pretrained again.")
-    return load_weights(path)
-
-
-def shipped() -> list[tuple[str, float]]:
-    """The (kind, contrast) of every shipped model, by contrast and in the paper's order of kinds."""
-    found = [(name.rsplit("-", 1)[0], float(name.rsplit("-", 1)[1])) for name in _manifest()]
-    return sorted(found, key=lambda entry: (entry[1], list(KINDS).index(entry[0])))
-
-
-def pretrained_header(kind: str, contrast: float) -> dict:
-    """What the shipped weight file says about itself; see :func:`load_pretrained` for the arguments."""
-    load_pretrained(kind, contrast)
-    return read_header(PRETRAINED / _manifest()[f"{kind}-{contrast:g}"]["file"])
-
-
-def ship(path, kind: str, contrast: float) -> None:
-    """Copy a weight file into ``data/pretrained`` and list it in the manifest."""
-    content, name = Path(path).read_bytes(), f"{kind}-{contrast:g}"
-    write_atomically(PRETRAINED / f"{name}.safetensors", content)
-    entry = {"file": f"{name}.safetensors", "sha256": hashlib.sha256(content).hexdigest()}
-    known = _manifest() if (PRETRAINED / "manifest.json").exists() else {}
-    manifest = dict(sorted({**known, name: entry}.items()))
-    write_atomically(PRETRAINED / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+    return path
 
 
 def _manifest() -> dict:

@@ -278,6 +278,28 @@ def read_history(folder, name: str = HISTORY) -> list[dict[str, float]]:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
+def write_history(path, history: list[dict]) -> None:
+    """The inverse of :func:`read_history`."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, history[0])
+    writer.writeheader()
+    writer.writerows(history)
+    write_atomically(path, table.getvalue().encode())
+
+
+def read_run(folder) -> tuple[RLN, TrainingConfig, list[dict]]:
+    """What a training run left in its folder: the model of its best epoch so far, its recipe and its history.
+
+    Raises OSError if the folder has no readable checkpoint, or none after a whole epoch.
+    """
+    saved = _read_checkpoint(Path(folder) / CHECKPOINT)
+    if not saved["state"]["history"]:
+        raise OSError(f"The run in {folder} has not finished an epoch yet.")
+    model = RLN(**saved["model"])
+    model.load_state_dict(saved["state"]["best"])
+    return model.eval(), TrainingConfig(**saved["config"]), saved["state"]["history"]
+
+
 def _finish_epoch(fabric, network, held_out, config, state, rate) -> None:
     share = slice(fabric.global_rank, None, fabric.world_size)
     dtype = torch.bfloat16 if config.precision == "bf16-mixed" else torch.float32
@@ -304,10 +326,7 @@ def _resume(folder: Path, network: RLN, optimizer, config: TrainingConfig) -> di
     start.update(best_error=math.inf, best={})
     if not (folder / CHECKPOINT).exists():
         return start
-    try:
-        saved = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a damaged file
-        raise OSError(f"{folder / CHECKPOINT} is damaged ({error}): delete the folder to start again.") from error
+    saved = _read_checkpoint(folder / CHECKPOINT)
     wanted = {"config": asdict(config), "model": network.config}
     if {key: saved[key] for key in wanted} != wanted:
         raise OSError(
@@ -318,17 +337,22 @@ def _resume(folder: Path, network: RLN, optimizer, config: TrainingConfig) -> di
     return saved["state"]
 
 
+def _read_checkpoint(path: Path) -> dict:
+    if not path.exists():
+        raise FileNotFoundError(f"No training run at {path.parent}: it has no {path.name}.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a damaged file
+        raise OSError(f"{path} is damaged ({error}): delete the folder to start again.") from error
+
+
 def _save(folder: Path, network: RLN, optimizer, config: TrainingConfig, state: dict) -> None:
     content = io.BytesIO()
     saved = {"config": asdict(config), "model": network.config, "state": state}
     torch.save({**saved, "weights": network.state_dict(), "optimizer": optimizer.state_dict()}, content)
     write_atomically(folder / CHECKPOINT, content.getvalue())
     if state["history"]:
-        table = io.StringIO()
-        writer = csv.DictWriter(table, state["history"][0])
-        writer.writeheader()
-        writer.writerows(state["history"])
-        write_atomically(folder / HISTORY, table.getvalue().encode())
+        write_history(folder / HISTORY, state["history"])
 
 
 def _rate(config: TrainingConfig, done: float) -> float:

@@ -48,11 +48,12 @@ def test_a_failed_write_leaves_the_old_file(weights, monkeypatch):
 
 def test_every_shipped_model_loads_and_predicts(random_cells):
     assert checkpoints.shipped()
-    cells = rlnlib.generate_cells(6, size=16, seed=77)
-    for kind, contrast in checkpoints.shipped():
-        model = rlnlib.load_pretrained(kind, contrast)
-        header = checkpoints.pretrained_header(kind, contrast)
-        assert header["kind"] == kind and header["contrast"] == contrast
+    for entry in checkpoints.catalogue():
+        kind, contrast, size = entry["kind"], entry["contrast"], entry["size"]
+        cells = rlnlib.generate_cells(6, size=size, seed=77)
+        model = rlnlib.load_pretrained(kind, contrast, size)
+        header = checkpoints.pretrained_header(kind, contrast, size)
+        assert (header["kind"], header["contrast"], header["data"]["size"]) == (kind, contrast, size)
         true = rlnlib.solve_strain(cells, contrast, rtol=1e-4).strain[:, 0]
         error = rlnlib.mase(rlnlib.predict_strain(model, cells), true).mean()
         assert error < 2 * header["metrics"]["mase_mean"]  # six cells against thousands
@@ -78,15 +79,31 @@ def test_a_library_without_its_repository_says_so(tmp_path, monkeypatch):
         rlnlib.load_pretrained("fln", 10)
 
 
-def test_a_network_is_shipped_with_its_hash(tmp_path, monkeypatch, weights):
+def test_weights_for_two_sizes_of_cells_are_shipped_side_by_side(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "pretrained")
-    checkpoints.ship(weights[0], "fln", 3.5)
-    assert checkpoints.shipped() == [("fln", 3.5)]
-    assert checkpoints.pretrained_header("fln", 3.5)["metrics"] == {"mase": 1.5}
+    for size in (16, 31):
+        torch.manual_seed(size)
+        path = tmp_path / "new.safetensors"
+        checkpoints.save_weights(path, RLN(**KINDS["fln"]), kind="fln", contrast=3.5, data={"size": size})
+        checkpoints.ship(path)
+    assert checkpoints.shipped() == checkpoints.shipped(31) == [("fln", 3.5)] and checkpoints.shipped(20) == []
+    assert [entry["file"] for entry in checkpoints.catalogue()] == ["fln-3.5.safetensors", "fln-3.5-31.safetensors"]
+    small, large = (next(rlnlib.load_pretrained("fln", 3.5, **size).parameters()) for size in ({}, {"size": 31}))
+    assert not torch.equal(small, large)
+    assert checkpoints.pretrained_header("fln", 3.5, size=31)["data"] == {"size": 31}
+    with pytest.raises(ValueError, match="size 16; fln, contrast 3.5, size 31"):
+        rlnlib.load_pretrained("fln", 3.5, size=20)
+
+
+def test_weights_that_do_not_say_what_they_are_for_are_not_shipped(tmp_path, monkeypatch, weights):
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "pretrained")
+    with pytest.raises(ValueError, match="has no 'kind'"):
+        checkpoints.ship(weights[0])
+    assert not (tmp_path / "pretrained").exists()
 
 
 def test_what_is_not_shipped_is_refused_with_what_is():
-    with pytest.raises(ValueError, match="there are fln-10"):
+    with pytest.raises(ValueError, match="There are: fln, contrast 10, size 16; "):
         rlnlib.load_pretrained("fln", 11)
     with pytest.raises(ValueError, match="'rln-t'"):
         rlnlib.load_pretrained("rnn", 10)
