@@ -17,7 +17,7 @@ Layout (n records of N^3 voxels; one record is one chunk)::
 It is written in the file format of HDF5 1.10, which puts a checksum on all that is not a record too. An imported file
 has the parameters of Imported; what is not known of its records is 0, or NaN for the residual.
 
-A block is the records that the solver works on at once, a second's work or less: at 31^3 four for each core. Blocks
+A block is the records that the solver works on at once, at 31^3 four for each core and a third of a second. Blocks
 are solved one after the other into ``FILE.parts/``, each file written in full before it gets its name, and joined at
 the end; so a killed run loses at most the records in flight, and a file under its final name is complete. Several
 processes share the work where torchrun or ``fabric run`` started them: each makes its own share of the records, the
@@ -254,14 +254,14 @@ def repair(path) -> list[int]:
             f"again, or copy it again."
         )
     with _writing(path), _partial(path.parent) as partial, _open(path) as file:
-        tables, ours = {name: file[name][:] for name in _TABLES}, _tables(parameters)
+        lost, tables, ours = set(damaged), {name: file[name][:] for name in _TABLES}, _tables(parameters)
         for name in _TABLES:
             tables[name][damaged] = ours[name][damaged]
         solved = [name for name in file if name not in ("crc32", *_TABLES)]
 
         def records():
             for index in range(parameters.n):
-                if index in damaged:
+                if index in lost:
                     yield slice(index, index + 1), _solve(parameters, [index], torch.device("cpu"))
                 else:
                     yield slice(index, index + 1), {name: file[name][index : index + 1] for name in solved}
