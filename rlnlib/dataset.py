@@ -2,10 +2,10 @@
 
 The file is described in :mod:`rlnlib.dataset_file`. A block is the records that the solver works on at once, at 31^3
 four for each core and a third of a second. Blocks are solved one after the other into ``FILE.parts/``, each file
-written in full before it gets its name, and joined at the end; so a killed run loses at most the records in flight, and a file
-under its final name is complete. Several processes share the work where torchrun or ``fabric run`` started them: each
-makes its own share of the records, the first one joins all, and none goes on before; on several nodes, in a folder that
-all of them see.
+written in full before it gets its name, and joined at the end; so a killed run loses at most the records in flight,
+and a file under its final name is complete. Several processes share the work where torchrun or ``fabric run`` started
+them: each makes its own share of the records, the first one joins all, and none goes on before; on several nodes, in
+a folder that all of them see.
 
 Command line::
 
