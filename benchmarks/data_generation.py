@@ -65,7 +65,7 @@ def main():
     }
     result = {
         "seconds_per_cell": cost,
-        "minutes_of_the_paper's_sets": common.significant(PAPER * sum(c["median"] for c in cost.values()) / 60),
+        "minutes_of_both_sets_of_the_paper": common.significant(PAPER * sum(c["median"] for c in cost.values()) / 60),
         "peak_gibibytes": common.significant(peak),
         "mase_percent_by_tolerance": {f"{k:g}": errors(options, k) for k in options.contrasts},
     }

@@ -1,27 +1,11 @@
 """(cells, strain_xx): data sets of microstructures and their strain fields in one HDF5 file, made resumably.
 
-Layout (n records of N^3 voxels; one record is one chunk)::
-
-    /stiff             uint8   (n, N, N, N)     1 where the stiff phase is; axis 0 is the loading axis
-    /strain_xx         float32 (n, N, N, N)     axial strain divided by the macroscopic strain
-    /strain            float32 (n, 6, N, N, N)  with all_components: all of it, Mandel order 11, 22, 33, 23, 13, 12
-    /grain_size        int64   (n, 3)           the design, by array axis
-    /stiff_fraction    float64 (n,)             the design
-    /iterations        int64   (n,)             of the solver
-    /residual          float64 (n,)             ||residual|| / ||rhs||, recomputed
-    /split             uint8   (n,)             0 train, 1 validation, 2 test: 40/20/40 % drawn by cell, as in the paper
-    /split_by_design   uint8   (n,)             the same drawn by design point, so that sisters stay together
-    /crc32             uint32  (n,)             of all of the above for the record
-    attributes: layout, library_version, parameters (JSON), and each single one (contrast, poisson, rtol, seed, ...)
-
-It is written in the file format of HDF5 1.10, which puts a checksum on all that is not a record too. An imported file
-has the parameters of Imported; what is not known of its records is 0, or NaN for the residual.
-
-A block is the records that the solver works on at once, a second's work or less: at 31^3 four for each core. Blocks
-are solved one after the other into ``FILE.parts/``, each file written in full before it gets its name, and joined at
-the end; so a killed run loses at most the records in flight, and a file under its final name is complete. Several
-processes share the work where torchrun or ``fabric run`` started them: each makes its own share of the records, the
-first one joins all, and none goes on before; on several nodes, in a folder that all of them see.
+The file is described in :mod:`rlnlib.dataset_file`. A block is the records that the solver works on at once, at 31^3
+four for each core and a third of a second. Blocks are solved one after the other into ``FILE.parts/``, each file
+written in full before it gets its name, and joined at the end; so a killed run loses at most the records in flight,
+and a file under its final name is complete. Several processes share the work where torchrun or ``fabric run`` started
+them: each makes its own share of the records, the first one joins all, and none goes on before; on several nodes, in
+a folder that all of them see.
 
 Command line::
 
@@ -34,19 +18,12 @@ Command line::
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import os
 import shutil
 import sys
 import time
-import uuid
 import zipfile
-import zlib
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +33,22 @@ import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from rlnlib import _checks, authors_arrays, green, microstructure, voxel_fe
-from rlnlib._version import __version__
+from rlnlib import _checks, authors_arrays, microstructure, voxel_fe
+from rlnlib.dataset_file import (
+    DAMAGE,
+    SOLVED,
+    TABLES,
+    Imported,
+    Parameters,
+    checksum,
+    opened,
+    parameters_of,
+    partial_file,
+    reading,
+    write,
+    writing,
+)
 
-LAYOUT = 1
 SPLITS = ("train", "validation", "test")
 #: Data sets by name: one that is made in a second, one for two cores, and the paper's.
 PROFILES: dict[str, dict[str, Any]] = {
@@ -67,64 +56,6 @@ PROFILES: dict[str, dict[str, Any]] = {
     "laptop": {"n": 5120, "size": 16, "repeats": 1, "grain_size": (1, 10)},
     "paper": {"n": 20480, "size": 31, "repeats": 5, "grain_size": (1, 10)},
 }
-_SOLVED = ("stiff", "strain_xx", "iterations", "residual")
-_TABLES = ("grain_size", "stiff_fraction", "split", "split_by_design")
-#: What HDF5 raises where bytes of a file are not what they were.
-_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """What a data set is made from; a file made with others is refused.
-
-    The tolerance 1e-4 leaves 0.006 % MASE against 1e-10 at contrast 50 and 31^3 (mean of 32 cells; worst 0.023 %),
-    where the paper's best network errs by 2.92 %.
-    """
-
-    n: int
-    size: int = 31
-    contrast: float = 50.0
-    poisson: float = 0.3
-    grain_size: tuple[int, int] = (1, 10)
-    stiff_fraction: tuple[float, float] = (0.0, 1.0)
-    repeats: int = 1
-    seed: int = 0
-    discretization: str = "bbar"
-    rtol: float = 1e-4
-    all_components: bool = False
-
-    def __post_init__(self):
-        # JSON and HDF5 know no tuples, and bring their own numbers; parameters that are equal must look equal.
-        object.__setattr__(self, "grain_size", tuple(int(g) for g in self.grain_size))
-        object.__setattr__(self, "stiff_fraction", tuple(float(f) for f in self.stiff_fraction))
-        object.__setattr__(self, "all_components", bool(self.all_components))
-        for name in ("n", "size", "repeats", "seed"):
-            object.__setattr__(self, name, _checks.positive_integer(name, getattr(self, name), least=name != "seed"))
-        for name in ("contrast", "rtol"):
-            object.__setattr__(self, name, _checks.positive(name, getattr(self, name)))
-        object.__setattr__(self, "poisson", _checks.poisson_ratio(self.poisson))
-        _checks.one_of("discretization", self.discretization, green.DISCRETIZATIONS)
-        # Refuses, before anything is written, what cannot be generated.
-        microstructure.generate_cells(self.repeats, self.size, self.grain_size, self.stiff_fraction, self.repeats)
-        if self.n % self.repeats:
-            raise ValueError(f"n must be a multiple of repeats; {self.n} is not one of {self.repeats}.")
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
-
-
-@dataclass(frozen=True)
-class Imported:
-    """What is known of a data set that other people computed; ``source`` names their files."""
-
-    n: int
-    size: int
-    contrast: float
-    poisson: float
-    source: str
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
 
 
 def make_dataset(path, n: int, *, device=None, block: int | None = None, progress: bool = False, **parameters) -> Path:
@@ -145,7 +76,7 @@ def make_dataset(path, n: int, *, device=None, block: int | None = None, progres
     block = _checks.positive_integer("block", _at_once(wanted.size**3, device) if block is None else block)
     parts = path.with_name(path.name + ".parts")
     share = slice(n * rank // ranks, n * (rank + 1) // ranks)  # of this process
-    with _writing(path):
+    with writing(path):
         try:
             if not _is_made(path, wanted):
                 parts.mkdir(parents=True, exist_ok=True)
@@ -204,19 +135,19 @@ def import_arrays(path, contrast: float, train=None, validation=None, test=None,
                 part = slice(first, first + len(stiff))
                 tables["stiff_fraction"][part] = stiff.mean((1, 2, 3))
                 unknown = np.zeros(len(stiff), np.int64), np.full(len(stiff), np.nan)
-                yield part, dict(zip(_SOLVED, (stiff, strain, *unknown), strict=True))
+                yield part, dict(zip(SOLVED, (stiff, strain, *unknown), strict=True))
                 first = part.stop
 
-    with _writing(path), _partial(path.parent) as partial:
-        _write(partial, Imported(n, size, contrast, poisson, source), tables, records())
+    with writing(path), partial_file(path.parent) as partial:
+        write(partial, Imported(n, size, contrast, poisson, source), tables, records())
         os.replace(partial, path)
     return path
 
 
 def read_parameters(path) -> Parameters | Imported:
     """What a data set was made with. Raises OSError if ``path`` is not a complete data set."""
-    with _open(path) as file:
-        return _parameters(file)
+    with opened(path) as file:
+        return parameters_of(file)
 
 
 def verify(path) -> list[int]:
@@ -224,15 +155,15 @@ def verify(path) -> list[int]:
 
     Raises OSError if the file is not a data set, or is damaged outside of its records.
     """
-    with _open(path) as file:
+    with opened(path) as file:
         fields = [name for name in file if name != "crc32"]
-        tables = {name: file[name][:] for name in ("crc32", *_TABLES, "iterations", "residual")}
+        tables = {name: file[name][:] for name in ("crc32", *TABLES, "iterations", "residual")}
         damaged = []
         for index in range(len(tables["crc32"])):
             try:
                 record = {name: tables[name][index] if name in tables else file[name][index] for name in fields}
-                sound = _crc32(record) == tables["crc32"][index]
-            except _DAMAGE:  # a chunk that cannot be found or unpacked
+                sound = checksum(record) == tables["crc32"][index]
+            except DAMAGE:  # a chunk that cannot be found or unpacked
                 sound = False
             if not sound:
                 damaged.append(index)
@@ -253,20 +184,20 @@ def repair(path) -> list[int]:
             f"{path} was imported from {parameters.source} and {len(damaged)} records are damaged: import the files "
             f"again, or copy it again."
         )
-    with _writing(path), _partial(path.parent) as partial, _open(path) as file:
-        tables, ours = {name: file[name][:] for name in _TABLES}, _tables(parameters)
-        for name in _TABLES:
+    with writing(path), partial_file(path.parent) as partial, opened(path) as file:
+        lost, tables, ours = set(damaged), {name: file[name][:] for name in TABLES}, _tables(parameters)
+        for name in TABLES:
             tables[name][damaged] = ours[name][damaged]
-        solved = [name for name in file if name not in ("crc32", *_TABLES)]
+        solved = [name for name in file if name not in ("crc32", *TABLES)]
 
         def records():
             for index in range(parameters.n):
-                if index in damaged:
+                if index in lost:
                     yield slice(index, index + 1), _solve(parameters, [index], torch.device("cpu"))
                 else:
                     yield slice(index, index + 1), {name: file[name][index : index + 1] for name in solved}
 
-        _write(partial, parameters, tables, records())
+        write(partial, parameters, tables, records())
         os.replace(partial, path)
     return damaged
 
@@ -282,8 +213,8 @@ class StrainDataset(Dataset):
 
     def __init__(self, path, split: str | None = None, by_design: bool = False, in_memory: bool = True):
         self.path = Path(path)
-        with _open(path) as file, _reading(path):
-            self.parameters = _parameters(file)
+        with opened(path) as file, reading(path):
+            self.parameters = parameters_of(file)
             kind = file["split_by_design" if by_design else "split"][:]
             if split is None:
                 self.records = np.arange(len(kind))
@@ -306,7 +237,7 @@ class StrainDataset(Dataset):
         if self._file is None or self._file[0] != os.getpid():  # an HDF5 handle does not survive a fork
             self._file = (os.getpid(), h5py.File(self.path, "r"))
         stiff, strain = (self._file[1][name] for name in ("stiff", "strain_xx"))
-        with _reading(self.path):
+        with reading(self.path):
             return [(torch.from_numpy(stiff[i]), torch.from_numpy(strain[i])) for i in self.records[indices]]
 
     def __getstate__(self) -> dict:
@@ -357,8 +288,8 @@ def _tables(parameters: Parameters) -> dict[str, np.ndarray]:
     """The fields of all records that need no solution."""
     (sizes, fractions), n = _design(parameters), parameters.n
     points = np.arange(n) // parameters.repeats
-    by_cell, by_design = _split(n, parameters.seed), _split(len(sizes), parameters.seed)[points]
-    return dict(zip(_TABLES, (sizes[points], fractions[points], by_cell, by_design), strict=True))
+    by_cell, by_design = draw_split(n, parameters.seed), draw_split(len(sizes), parameters.seed)[points]
+    return dict(zip(TABLES, (sizes[points], fractions[points], by_cell, by_design), strict=True))
 
 
 def _solve(parameters: Parameters, records, device: torch.device) -> dict[str, np.ndarray]:
@@ -382,16 +313,8 @@ def _solve(parameters: Parameters, records, device: torch.device) -> dict[str, n
     )
     strain = (solution.strain if parameters.all_components else solution.strain[:, :1]).cpu().numpy()
     fields = (stiff.astype(np.uint8), strain[:, 0], solution.iterations.cpu().numpy(), solution.residual.cpu().numpy())
-    solved = dict(zip(_SOLVED, fields, strict=True))
+    solved = dict(zip(SOLVED, fields, strict=True))
     return {**solved, "strain": strain} if parameters.all_components else solved
-
-
-def _crc32(record: dict[str, np.ndarray]) -> int:
-    """Checksum of a record, over its fields in the order of their names."""
-    checksum = 0
-    for name in sorted(record):
-        checksum = zlib.crc32(np.ascontiguousarray(record[name]).tobytes(), checksum)
-    return checksum
 
 
 def _blocks(parts: Path) -> list[tuple[slice, Path]]:
@@ -416,7 +339,7 @@ def _done(parts: Path, n: int, share: slice | None = None) -> np.ndarray:
 
 
 def _save_block(parts: Path, records: np.ndarray, solved: dict[str, np.ndarray]) -> None:
-    with _partial(parts) as partial:
+    with partial_file(parts) as partial:
         with open(partial, "wb") as file:
             np.savez(file, **solved)  # type: ignore[arg-type]
             file.flush()
@@ -446,7 +369,7 @@ def _is_made(path: Path, wanted: Parameters) -> bool:
 
 def _same_run(path: Path, wanted: Parameters) -> None:
     if not path.exists():
-        with _partial(path.parent) as partial:
+        with partial_file(path.parent) as partial:
             partial.write_text(wanted.to_json())
             os.replace(partial, path)
     elif (found := path.read_text()) != wanted.to_json():
@@ -465,124 +388,17 @@ def _join(path: Path, parts: Path, parameters: Parameters) -> None:
                 raise OSError(f"{file} was damaged since it was written: run the same command again.")
             yield block, solved
 
-    with _partial(parts) as partial:
-        _write(partial, parameters, _tables(parameters), solved_blocks())
+    with partial_file(parts) as partial:
+        write(partial, parameters, _tables(parameters), solved_blocks())
         os.replace(partial, path)
 
 
-def _schema(made: Parameters | Imported) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of each field of a data set."""
-    box = (made.size,) * 3
-    kinds = {"stiff": ("u1", box), "strain_xx": ("f4", box), "grain_size": ("i8", (3,)), "crc32": ("u4", ())}
-    kinds.update({name: ("u1", ()) for name in ("split", "split_by_design")})
-    kinds.update({name: ("f8", ()) for name in ("stiff_fraction", "residual")}, iterations=("i8", ()))
-    if getattr(made, "all_components", False):
-        kinds["strain"] = ("f4", (6, *box))
-    return {name: ((made.n, *shape), np.dtype(kind)) for name, (kind, shape) in kinds.items()}
-
-
-def _reserve(path: Path, made: Parameters | Imported) -> None:
-    """Fail on a full disk now, with the system's word for it: HDF5 does so midway, and cannot close the file then."""
-    size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in _schema(made).values())
-    with open(path, "wb") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size + 200 * made.n + 2**14)  # and the chunks' places and checksums
-
-
-def _write(path: Path, made: Parameters | Imported, tables: dict, blocks: Iterable[tuple[slice, dict]]) -> None:
-    """One data set file from its tables, whole, and its other fields, block by block."""
-    _reserve(path, made)
-    with h5py.File(path, "w", libver=("v110", "v110")) as file:  # the oldest whose metadata have checksums
-        solved_fields = {name: kind for name, kind in _schema(made).items() if name not in (*tables, "crc32")}
-        for name, (shape, dtype) in solved_fields.items():
-            packing = {"compression": "gzip", "shuffle": True} if name == "stiff" else {}
-            chunks = (1, *shape[1:]) if len(shape) > 1 else None
-            file.create_dataset(name, shape, dtype, chunks=chunks, **packing)
-        crc32 = np.empty(made.n, np.uint32)
-        for block, solved in blocks:
-            columns = {**solved, **{name: values[block] for name, values in tables.items()}}
-            for n, index in enumerate(range(block.start, block.stop)):
-                for name in solved_fields:  # record by record: the file's order then knows no blocks
-                    file[name][index] = solved[name][n]
-                crc32[index] = _crc32({name: values[n] for name, values in columns.items()})
-        for name, values in {**tables, "crc32": crc32}.items():
-            file[name] = values
-        single = {name: value for name, value in asdict(made).items() if not isinstance(value, tuple)}
-        file.attrs.update(single, parameters=made.to_json(), layout=LAYOUT, library_version=__version__)
-    with open(path, "rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def _split(n: int, seed: int) -> np.ndarray:
-    """40 % train, 20 % validation, the rest test, in random order."""
+def draw_split(n: int, seed: int) -> np.ndarray:
+    """40 % train, 20 % validation, the rest test, in random order. Shape: -> (n,) uint8, 0, 1, 2 as in SPLITS."""
     kind = np.full(n, 2, dtype=np.uint8)
     kind[: round(0.6 * n)] = 1
     kind[: round(0.4 * n)] = 0
     return np.random.default_rng([seed, 1]).permutation(kind)
-
-
-def _parameters(file: h5py.File) -> Parameters | Imported:
-    known = json.loads(file.attrs["parameters"])
-    return Imported(**known) if "source" in known else Parameters(**known)
-
-
-@contextmanager
-def _open(path):
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"No data set {path}: make it with `python -m rlnlib.dataset make {path} --n ...`.")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise OSError(f"{path} is not a readable HDF5 file ({error}): it may be truncated; make it again.") from error
-    with file:
-        try:
-            found = {name: (field.shape, field.dtype) for name, field in file.items()}
-            complete = file.attrs["layout"] == LAYOUT and found == _schema(_parameters(file))
-        except (*_DAMAGE, AttributeError):
-            complete = False
-        if not complete:
-            raise OSError(
-                f"{path} is an HDF5 file, but not a complete data set of this version of the library, or is damaged "
-                f"outside of its records: make it again, or import arrays with `python -m rlnlib.dataset import`."
-            )
-        yield file
-
-
-@contextmanager
-def _reading(path):
-    """Damage met while reading records gets its sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            f"{path} is damaged ({error}): `python -m rlnlib.dataset verify {path}` names the records, and "
-            f"`repair` computes them again."
-        ) from error
-
-
-@contextmanager
-def _writing(path: Path):
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:  # ours, with its sentence
-            raise
-        raise OSError(
-            error.errno,
-            f"{path} could not be written ({error.strerror or error}). Nothing is lost: make room or choose a folder "
-            f"that can be written, and run the same command again",
-        ) from error
-
-
-@contextmanager
-def _partial(folder: Path):
-    """A name for a file that is being written; gone afterwards, unless it got its own name meanwhile."""
-    partial = folder / f"{uuid.uuid4().hex}.partial"
-    try:
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
