@@ -178,6 +178,6 @@ def explore_solvers(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Ex
         f"{contrast:g}: Moulinec's fixed point, conjugate gradients, and the five passes of the shipped RLN, which was "
         "trained on cells of 16³ voxels.",
         "Four maps of one slice: three solvers and the solution. All start uniform. The network's map changes most in "
-        "its first pass and stays as it is after the fifth; those of conjugate gradients and, more slowly, of the fixed "
-        "point come closer to the solution with each iteration.",
+        "its first pass and stays as it is after the fifth; those of conjugate gradients and, more slowly, of the "
+        "fixed point come closer to the solution with each iteration.",
     )
