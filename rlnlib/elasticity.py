@@ -93,7 +93,8 @@ def hashin_shtrikman_bounds(phases, fractions) -> tuple[torch.Tensor, torch.Tens
     """Hashin-Shtrikman-Walpole bounds of an isotropic mixture of isotropic phases.
 
     Bulk and shear modulus are bounded by ``(sum_h c_h / (K_h + z))^-1 - z`` with z taken from the extreme moduli
-    (Hashin & Shtrikman 1963, Walpole 1966). They bind only mixtures that are isotropic as a whole.
+    (Hashin & Shtrikman 1963, Walpole 1966). They bind mixtures that are isotropic as a whole; of any other periodic
+    cell, they bind the mean of its effective stiffness over all orientations.
 
     Shape: phases [(young, poisson), ...], (P,) -> lower (6, 6), upper (6, 6).
     """

@@ -177,6 +177,7 @@ def explore_solvers(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Ex
         f"Axial strain and mean absolute strain error by iteration, on one cell of {size}³ voxels at contrast "
         f"{contrast:g}: Moulinec's fixed point, conjugate gradients, and the five passes of the shipped RLN, which was "
         "trained on cells of 16³ voxels.",
-        "Four maps of one slice: three solvers and the solution. All start uniform; the network's map has the features "
-        "of the solution after one pass, conjugate gradients after a few iterations; the fixed point is the slowest.",
+        "Four maps of one slice: three solvers and the solution. All start uniform. The network's map changes most in "
+        "its first pass and stays as it is after the fifth; those of conjugate gradients and, more slowly, of the "
+        "fixed point come closer to the solution with each iteration.",
     )
