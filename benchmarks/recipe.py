@@ -5,17 +5,13 @@
 An FLN on a few cells of 16^3: small enough to show a direction on two cores, too small for a figure to quote.
 """
 
-import argparse
-import json
-import platform
 import tempfile
-from pathlib import Path
 
+import common
 import torch
 
 import rlnlib
 from rlnlib import notebook, training
-from rlnlib.checkpoints import write_atomically
 from rlnlib.rln import KINDS
 
 RECIPES = {
@@ -26,14 +22,7 @@ RECIPES = {
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", type=int, default=64)
-    parser.add_argument("--test", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--contrast", type=float, default=50.0)
-    parser.add_argument("--out", required=True, type=Path)
-    options = parser.parse_args()
+    options = common.parse(__doc__, train=64, test=64, epochs=30, seeds=2, contrast=50.0)
     torch.set_num_threads(1)
     cells = torch.from_numpy(rlnlib.generate_cells(options.train + options.test, size=16, seed=7))
     strain = rlnlib.solve_strain(cells, options.contrast, rtol=1e-4).strain[:, 0].float()
@@ -60,9 +49,8 @@ def main():
         "size": 16,
         "runs": runs,
         "commit": notebook.current_commit(),
-        "versions": {"rlnlib": rlnlib.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
-    write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    common.write("What symmetry copies and the falling learning rate change", options, result)
 
 
 if __name__ == "__main__":
