@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import platform
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,13 +70,42 @@ def ratios(ours: list[float], theirs: list[float]) -> dict[str, float]:
     return summary([a / b for a, b in zip(ours, theirs, strict=True)])
 
 
+def rates(seconds: dict[str, list[float]], amounts: dict[str, float], compare=()) -> dict:
+    """What a record says of sides that took turns: seconds, cells of one turn, cells a second, and ratios.
+
+    ``compare`` lists pairs (ours, theirs); the key "ours / theirs" has how many times faster ours is.
+    """
+    return {
+        "seconds": {name: [significant(s) for s in spent] for name, spent in seconds.items()},
+        "cells": amounts,
+        "cells_per_second": {name: summary(seconds[name], amount) for name, amount in amounts.items()},
+        "ratio": {
+            f"{a} / {b}": ratios([s / amounts[a] for s in seconds[a]], [s / amounts[b] for s in seconds[b]])
+            for a, b in compare
+        },
+    }
+
+
+def slope(voxels, seconds) -> float:
+    """Exponent p of seconds ~ voxels^p, by least squares on the logarithms."""
+    x, y = (torch.tensor(values, dtype=torch.float64).log() for values in (voxels, seconds))
+    return significant(float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()))
+
+
 def significant(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def matrix_product(size: int = 2048, device: str = "cpu") -> Callable[[], object]:
-    """A float32 matrix product of 2 size^3 operations, the measure of the machine's peak."""
-    a = torch.randn(size, size, device=device)
+def solve_roughly(stiff, contrast: float, iterations: int, device: str = "cpu", **options) -> rlnlib.Solution:
+    """So many iterations of conjugate gradients, without the warning that they have not converged."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return rlnlib.solve_strain(stiff, contrast, max_iterations=iterations, device=device, **options)
+
+
+def matrix_product(size: int = 2048, device: str = "cpu", dtype=torch.float32) -> Callable[[], object]:
+    """A matrix product of 2 size^3 operations, the measure of the machine's peak."""
+    a = torch.randn(size, size, device=device).to(dtype)
     return lambda: a @ a
 
 
@@ -90,11 +121,13 @@ def write(question: str, options: argparse.Namespace, result: dict) -> None:
     """The record of a run: what was asked, the machine, the versions, the result."""
     record = {
         "question": question,
+        "date": datetime.date.today().isoformat(),
         "settings": {name: value for name, value in vars(options).items() if name != "out"},
         "machine": {
             "cpu": cpu_name(),
             "cores": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if options.device == "cuda" else None,
+            "gpu": torch.cuda.get_device_name() if getattr(options, "device", "cpu") == "cuda" else None,
+            "memory_mebibytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
             "load": round(os.getloadavg()[0], 2),
         },
         "versions": {"rlnlib": rlnlib.__version__, "torch": torch.__version__, "python": platform.python_version()},

@@ -7,26 +7,18 @@ only the half resolution continued around the cell ("vnet-periodic"); beside the
 neither.
 """
 
-import argparse
-import json
-import platform
 import time
-from pathlib import Path
 
+import common
 import torch
 
 import rlnlib
 from rlnlib import notebook
-from rlnlib.checkpoints import write_atomically
 from rlnlib.rln import KINDS
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=4242)
-    parser.add_argument("--out", required=True, type=Path)
-    options = parser.parse_args()
+    options = common.parse(__doc__, cells=32, seed=4242)
     torch.set_num_threads(1)
     sets = {
         size: torch.from_numpy(rlnlib.generate_cells(options.cells, size=size, seed=options.seed)) for size in (31, 32)
@@ -47,14 +39,8 @@ def main():
                 row.update(mean=round(float(errors.mean()), 3), deviation=round(float(errors.std()), 3))
                 rows.append({**row, "cpu_seconds": round(seconds, 3)})
                 print(rows[-1], flush=True)
-    result = {
-        "cells": options.cells,
-        "seed": options.seed,
-        "rows": rows,
-        "commit": notebook.current_commit(),
-        "versions": {"rlnlib": rlnlib.__version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
-    write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    result = {"cells": options.cells, "seed": options.seed, "rows": rows, "commit": notebook.current_commit()}
+    common.write("What a seam costs: networks trained on an even size, on cells of an odd one", options, result)
 
 
 if __name__ == "__main__":

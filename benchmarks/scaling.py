@@ -4,30 +4,27 @@
 
 The solvers run to the same residual, the cells keep the same grains in voxels, and each exponent is the slope of
 log seconds over log voxels. The transforms of a solver cost S log S: its slope with the logarithm divided out stands
-beside it, as do the iterations.
+beside it, as do the iterations. A cliff would show in the steps, the exponent from each size to the next.
 """
 
+import itertools
 import math
+from statistics import median
 
 import common
-import torch
 
 import rlnlib
 
 QUESTION = "Seconds a cell against its number of voxels"
 
 
-def slope(voxels, seconds):
-    x, y = (torch.tensor(values, dtype=torch.float64).log() for values in (voxels, seconds))
-    return common.significant(float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()))
-
-
 def main():
-    options = common.parse(__doc__, sizes=(16, 32, 64, 128), repeats=2, contrast=10.0, rtol=1e-4)
+    options = common.parse(__doc__, sizes=(16, 32, 64, 128), repeats=(9, 7, 3, 1), contrast=10.0, rtol=1e-3)
     networks = {kind: rlnlib.load_pretrained(kind, options.contrast) for kind in ("fln", "rln")}
-    median = {}
-    counts = {"conjugate_gradient": [], "fixed_point": []}
-    for size in options.sizes:
+    solvers = ("conjugate_gradient", "fixed_point")
+    seconds = {name: [] for name in (*solvers, *networks)}
+    counts = {name: [] for name in solvers}
+    for size, repeats in zip(options.sizes, options.repeats, strict=True):
         cell = rlnlib.generate_cells(1, size=size, seed=1)
         iterations = {}
 
@@ -36,25 +33,41 @@ def main():
             solution = rlnlib.solve_strain(cell, options.contrast, solver=solver, **keywords)
             iterations[solver] = int(solution.iterations)
 
-        sides = {solver: lambda solver=solver, solve=solve: solve(solver) for solver in counts}
+        sides = {solver: lambda solver=solver, solve=solve: solve(solver) for solver in solvers}
         sides |= {
             kind: lambda model=model, cell=cell: rlnlib.predict_strain(model, cell, device=options.device)
             for kind, model in networks.items()
         }
-        for name, spent in common.measure(sides, options.repeats, options.device).items():
-            median.setdefault(name, []).append(common.significant(sorted(spent)[len(spent) // 2]))
-        for solver in counts:
+        for name, spent in common.measure(sides, repeats, options.device).items():
+            seconds[name].append([common.significant(s) for s in spent])
+        for solver in solvers:
             counts[solver].append(iterations[solver])
     voxels = [size**3 for size in options.sizes]
-    without_logarithm = {
-        name: slope(voxels, [s / math.log(v) for s, v in zip(median[name], voxels, strict=True)]) for name in counts
-    }
+    medians = {name: [median(spent) for spent in by_size] for name, by_size in seconds.items()}
+    # The transforms' part of a solver: seconds of one iteration.
+    one = {name: [s / n for s, n in zip(medians[name], counts[name], strict=True)] for name in solvers}
+    logarithm = [math.log(v) for v in voxels]
     result = {
         "voxels": voxels,
-        "median_seconds": median,
+        "seconds_by_size": seconds,
+        "median_seconds": medians,
+        "microseconds_per_voxel": {
+            name: [common.significant(1e6 * s / v) for s, v in zip(spent, voxels, strict=True)]
+            for name, spent in medians.items()
+        },
         "iterations": counts,
-        "exponent": {name: slope(voxels, seconds) for name, seconds in median.items()},
-        "exponent_with_the_logarithm_divided_out": without_logarithm,
+        "exponent": {name: common.slope(voxels, spent) for name, spent in medians.items()},
+        "exponent_from_size_to_size": {
+            name: [
+                common.slope(*pair) for pair in zip(itertools.pairwise(voxels), itertools.pairwise(spent), strict=True)
+            ]
+            for name, spent in medians.items()
+        },
+        "exponent_of_an_iteration": {name: common.slope(voxels, spent) for name, spent in one.items()},
+        "exponent_of_an_iteration_without_the_logarithm": {
+            name: common.slope(voxels, [s / lg for s, lg in zip(spent, logarithm, strict=True)])
+            for name, spent in one.items()
+        },
     }
     common.write(QUESTION, options, result)
 

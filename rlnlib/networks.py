@@ -6,6 +6,7 @@ Each maps the phase-segmented strains (B, C, N1, N2, N3) to a perturbation field
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -61,7 +62,8 @@ class _LeakyByChannel(torch.autograd.Function):
     @staticmethod
     def forward(context, field, slope):
         context.save_for_backward(field, slope)
-        return F.prelu(field, slope.to(field.dtype))
+        rows, slopes = _as_rows(field, slope.to(field.dtype))
+        return _like(F.prelu(rows, slopes), field)
 
     @staticmethod
     def backward(context, gradient):
@@ -70,6 +72,22 @@ class _LeakyByChannel(torch.autograd.Function):
         negative = gradient - positive
         of_slope = (negative * field).sum((0, 2, 3, 4), dtype=slope.dtype)
         return negative * slope.to(field.dtype).view(-1, 1, 1, 1) + positive, of_slope
+
+
+def _as_rows(field: torch.Tensor, slope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The memory of a field with its channels innermost as rows of up to 8 voxels, and the slopes along a row.
+
+    A CPU's vector holds 32 numbers of bfloat16. With rows of 16 channels its kernel goes number by number: PReLU of
+    two cells of 36^3 then takes 9.6 ms, and 0.4 ms with rows of 64 or more.
+    """
+    if not field.is_contiguous(memory_format=torch.channels_last_3d):
+        return field, slope
+    voxels = math.gcd(field.numel() // field.shape[1], 8)
+    return field.movedim(1, -1).reshape(-1, voxels * field.shape[1]), slope.repeat(voxels)
+
+
+def _like(rows: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
+    return rows if rows.shape == field.shape else rows.view(field.movedim(1, -1).shape).movedim(-1, 1)
 
 
 class PReLU(nn.PReLU):
@@ -131,12 +149,15 @@ class VNet(nn.Module):
         return field
 
     def _inference(self, field: torch.Tensor) -> torch.Tensor:
-        """:meth:`forward` with two thirds of its operations at 31 voxels: nothing that the crop takes off is computed,
-        and the last two convolutions, between which nothing happens, are one to a single channel.
+        """:meth:`forward` with fewer operations, 0.55 of them at 31 voxels in float32: what the crop takes off is not
+        computed, the widest convolution is Winograd's, and the last two, between which nothing happens, are one to a
+        single channel.
 
-        Under autocast the first and the last convolution stay in float32: bfloat16 has 8 bits, too few for a strain.
+        Under autocast the first and the last convolution stay in float32: bfloat16 has 8 bits, too few for a strain;
+        and too few for Winograd's differences, which would make the error of the widest convolution 2.6 times as large.
         """
-        odd = [n % 2 for n in field.shape[2:]]
+        shape = field.shape[2:]
+        odd = [n % 2 for n in shape]
         if any(odd):
             field = F.pad(field, [width for o in reversed(odd) for width in (2 * o, 3 * o)], mode="circular")
         with torch.autocast(field.device.type, enabled=False):
@@ -144,22 +165,50 @@ class VNet(nn.Module):
         skipped = self.begin[1:](skipped)
         field = self.up(self.low(self.down(skipped)))
         # What is left after the crop of an odd axis depends on all but the last voxel, and on none across the border.
-        x, y, z = (slice(n - o) for o, n in zip(odd, skipped.shape[2:], strict=True))
-        field = torch.cat([part[:, :, x, y, z] for part in (field, skipped)], dim=1)
+        # The first axis keeps that voxel, since Winograd's convolution goes two by two.
+        y, z = (slice(n - o) for o, n in zip(odd[1:], skipped.shape[3:], strict=True))
+        field = torch.cat([part[:, :, :, y, z] for part in (field, skipped)], dim=1)
         layers: Any = self.end
         convolution, activation, last, reduction = layers
-        field = activation(F.conv3d(_pad_even_axes(field, odd), convolution.weight, convolution.bias))
+        convolve = _winograd if field.device.type == "cpu" and field.dtype is not torch.bfloat16 else F.conv3d
+        field = activation(convolve(_pad_even_axes(field, odd), convolution.weight, convolution.bias))
         with torch.autocast(field.device.type, enabled=False):
             field = _pad_even_axes(field.float(), odd)
             weights = reduction.weight[0, :, 0, 0, 0]
             kernel = torch.einsum("o,oixyz->xyzi", weights, last.weight).flatten(0, 2)
             bias = weights @ last.bias + reduction.bias
             terms = (kernel @ field.flatten(2)).view(len(field), 3, 3, 3, *field.shape[2:])
-            n1, n2, n3 = (n - 2 for n in field.shape[2:])
+            n1, n2, n3 = shape
             out = bias.view(1, 1, 1, 1).expand(len(field), n1, n2, n3).clone()
             for i, j, k in itertools.product(range(3), repeat=3):  # of one output channel, faster than a convolution
                 out += terms[:, i, j, k, i : i + n1, j : j + n2, k : k + n3]
         return out[:, None]
+
+
+def _winograd(field: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """A 3 x 3 x 3 convolution with two thirds of its products: F(2, 3) along the first axis (Winograd 1980).
+
+    Two neighbouring planes of the result come from four convolutions of planes instead of six. In float32 it is as
+    exact as the plain sum, and takes 0.8 of its time (48 to 32 channels, 35^3, one core).
+
+    Shape: (B, C, N1 + 2, N2 + 2, N3 + 2), N1 even -> (B, C', N1, N2, N3), channels innermost.
+    """
+    batch, pairs = len(field), field.shape[2] // 2 - 1
+    n2, n3 = (n - 2 for n in field.shape[3:])
+    first, middle, last = weight.unbind(2)
+    mean = (first + last) / 2
+    out = field.new_empty(batch, pairs, 2, n2, n3, len(weight))
+    for cell, planes in zip(out, field.movedim(1, -1), strict=True):  # one by one: their planes stay in the caches
+        even, odd = cell.unbind(1)
+        a, b, c, d = (planes[i : i + 2 * pairs : 2] for i in range(4))
+
+        def convolved(part, kernel, offset=None):
+            return F.conv2d(part.movedim(-1, 1), kernel, offset).movedim(1, -1)
+
+        q, r = convolved(b + c, mean + middle / 2, bias), convolved(c - b, mean - middle / 2)
+        torch.add(q, r, out=even).add_(convolved(a - c, first))
+        torch.sub(q, r, out=odd).sub_(convolved(b - d, last))
+    return out.flatten(1, 2).movedim(-1, 1)
 
 
 def _pad_even_axes(field: torch.Tensor, odd: list[int]) -> torch.Tensor:

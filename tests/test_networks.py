@@ -135,6 +135,30 @@ def test_inference_computes_the_plain_function(shape):
         assert (network(x) - plain).abs().max() > 1e-4 * plain.abs().max(), "a wrong corner of one kernel is seen"
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(6, 5, 7), (4, 4, 4)])
+def test_winograds_convolution_is_the_plain_one_and_as_exact(shape):
+    x = field(2, 6, *shape).contiguous(memory_format=torch.channels_last_3d)
+    weight, bias = field(4, 6, 3, 3, 3, seed=1), field(4, seed=2)
+    exact = torch.nn.functional.conv3d(x.double(), weight.double(), bias.double())
+    plain, quick = torch.nn.functional.conv3d(x, weight, bias), networks._winograd(x, weight, bias)
+    assert quick.shape == plain.shape and quick.is_contiguous(memory_format=torch.channels_last_3d)
+    assert 0 < (quick - exact).norm() < 2 * (plain - exact).norm() < 1e-5 * exact.norm()
+    weight[0, 0, 1, 0, 0] += 0.1
+    assert (networks._winograd(x, weight, bias) - exact).norm() > 1e-3 * exact.norm(), "a wrong weight is seen"
+
+
+@torch.no_grad()
+def test_the_activation_by_rows_of_voxels_is_the_plain_one_for_any_size_and_precision():
+    activation = networks.PReLU(16)
+    activation.weight.copy_(field(16))
+    for shape in ((2, 16, 3, 3, 5), (1, 16, 4, 4, 4)):
+        for dtype in (torch.float32, torch.bfloat16):
+            x = field(*shape).to(dtype).contiguous(memory_format=torch.channels_last_3d)
+            plain = torch.nn.functional.prelu(x.contiguous(), activation.weight.to(dtype))
+            assert torch.equal(activation(x), plain) and not torch.equal(x, plain)
+
+
 def test_reduced_precision_keeps_the_first_and_the_last_convolution_in_float32():
     network, x = networks.VNet().eval(), field(2, 6, 7, 7, 7)
 
