@@ -293,14 +293,20 @@ def configured(text: str, address: str | None) -> str:
 
 def archive() -> Path:
     """Pack the rendered book, the executed notebooks, data, weights, lock file and their checksums into one file."""
-    html, name = render(run("ci")).parent, f"rlnlib-book-{__version__}"
+    copies = run("ci")
+    return packed(render(copies).parent, copies)
+
+
+def packed(html: Path, copies: Path) -> Path:
+    """The archive of a rendered book and the notebooks that it was rendered from."""
+    name = f"rlnlib-book-{__version__}"
     stage, target = BUILD / "archive" / name, BUILD / f"{name}.zip"
     shutil.rmtree(stage.parent, ignore_errors=True)
     shutil.copytree(html, stage / "html", ignore=shutil.ignore_patterns(".buildinfo", ".doctrees"))
     for folder in ("data", "rlnlib", "notebooks"):
         shutil.copytree(ROOT / folder, stage / folder, ignore=shutil.ignore_patterns("generated", "__pycache__", ".*"))
     for path in notebooks():
-        copy = nbformat.read(BUILD / "ci" / path.name, as_version=4)
+        copy = nbformat.read(copies / path.name, as_version=4)
         nbformat.write(addressed(copy, repository()), stage / "notebooks" / path.name)
     for file in ("constraints.txt", "pyproject.toml", "environment.yml", "README.md", "LICENSE", "CITATION.cff"):
         shutil.copy(ROOT / file, stage)

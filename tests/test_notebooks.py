@@ -380,7 +380,7 @@ def test_what_acts_is_told_from_what_differs_by_itself(tmp_path):
         ({"cell_size": -3}, "cell_size must be a whole number from 10 to 512, not -3"),
         ({"cell_size": 12, "grain_size": 13}, "grain_size must not exceed cell_size, which is 12; it is 13"),
         ({"n_cells": 12, "repeats": 5}, "n_cells must be a multiple of repeats, which is 5; it is 12"),
-        ({"cell_file": "none.tif"}, "cell_file must be empty or name a file, not 'none.tif'"),
+        ({"cell_file": "none.tif"}, "cell_file must be empty or name what is there, not 'none.tif'"),
         ({"contrast": 20.0, "shipped": True}, "contrast must be 10 or 50, for which networks are shipped, not 20.0"),
         ({"cell_size": 8.5}, "whole number"),
         ({"contrast": 0.0}, "contrast must be a number from"),
