@@ -40,7 +40,7 @@ BUILD = ROOT / "build"
 #: Seconds that one notebook may take by the clock. The ci profile aims at 30; the others may train for hours.
 LIMIT = {"ci": 300}
 #: Cells that `compare` must at least have compared, so that a suite that compares nothing fails.
-COMPARED_FLOOR = 80
+COMPARED_FLOOR = 110
 
 #: Jupyter Book writes this twice although it is switched off, which is an error in the browser.
 THEBE = re.compile(r"<script>const THEBE_JS_URL.*?</script>|<script[^>]*sphinx-thebe\.js[^>]*></script>", re.DOTALL)
