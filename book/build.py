@@ -32,7 +32,7 @@ import yaml
 
 from rlnlib import claims
 from rlnlib._version import __version__
-from rlnlib.notebook import bootstrap, current_commit
+from rlnlib.notebook import ALLOWED, bootstrap, current_commit
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = ROOT / "notebooks" / "profiles"
@@ -411,12 +411,20 @@ def parameter_page() -> str:
     profiles = {name: yaml.safe_load((PROFILES / f"{name}.yml").read_text()) for name in ("ci", "laptop", "paper")}
     for path in notebooks():
         title = next(c.source for c in nbformat.read(path, as_version=4).cells).splitlines()[0].lstrip("# ")
-        text += f"\n## {title}\n\n`notebooks/{path.name}`\n\n| parameter | type | ci | laptop | paper | meaning |\n"
-        text += "|---|---|---|---|---|---|\n"
+        text += f"\n## {title}\n\n`notebooks/{path.name}`\n\n"
+        text += "| parameter | type | ci | laptop | paper | may be | meaning |\n"
+        text += "|---|---|---|---|---|---|---|\n"
         for name, entry in declared(path).items():
             values = " | ".join(str(p.get(name, entry["default"])) for p in profiles.values())
-            text += f"| `{name}` | {entry['inferred_type_name']} | {values} | {entry['help']} |\n"
+            text += f"| `{name}` | {entry['inferred_type_name']} | {values} | {allowed(name)} | {entry['help']} |\n"
     return text
+
+
+def allowed(name: str) -> str:
+    """What a parameter may be, in words; empty where any value of its type will do."""
+    rule = ALLOWED.get(name, ())
+    words = [f"{part:g}" if isinstance(part, (int, float)) else str(part) for part in rule]
+    return (", " if rule and isinstance(rule[0], str) else " to ").join(words)
 
 
 def main() -> int:

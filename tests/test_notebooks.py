@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -464,6 +465,24 @@ def test_bad_values_stop_a_notebook_in_its_first_cell(path):
     for name, value in {"seed": -1, "device": "tpu"}.items():
         with pytest.raises(ValueError, match=name):
             run(**{name: value})
+
+
+def test_the_table_of_parameters_says_what_papermill_says():
+    """Every parameter with type, default and meaning as ``papermill --help-notebook`` prints them, and its rule."""
+    page = build.parameter_page()
+    rows = [
+        [part.strip() for part in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| `")
+    ]
+    path = NOTEBOOKS[3]
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", "--help-notebook", str(path)], capture_output=True, text=True, check=True
+    )
+    printed = re.findall(r"^  (\w+): (\w+) \(default (.*)\)\s+(.*(?:\n {10,}.*)*)", done.stdout, flags=re.M)
+    assert {name for name, *_ in printed} == set(build.declared(path))
+    for name, kind, default, meaning in printed:
+        assert [f"`{name}`", kind, default, " ".join(meaning.split())] in [[r[0], r[1], r[2], r[6]] for r in rows], name
+    assert ["`cell_size`", "10 to 512"] in [[row[0], row[5]] for row in rows]
+    assert ["`discretization`", "continuous, rotated, hex8, bbar"] in [[row[0], row[5]] for row in rows]
 
 
 def test_launch_buttons_stand_only_where_there_is_an_address(monkeypatch):
