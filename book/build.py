@@ -32,7 +32,7 @@ import yaml
 
 from rlnlib import claims, model_card
 from rlnlib._version import __version__
-from rlnlib.notebook import bootstrap, current_commit
+from rlnlib.notebook import ALLOWED, bootstrap, current_commit
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = ROOT / "notebooks" / "profiles"
@@ -40,7 +40,7 @@ BUILD = ROOT / "build"
 #: Seconds that one notebook may take by the clock. The ci profile aims at 30; the others may train for hours.
 LIMIT = {"ci": 300}
 #: Cells that `compare` must at least have compared, so that a suite that compares nothing fails.
-COMPARED_FLOOR = 80
+COMPARED_FLOOR = 110
 
 #: Jupyter Book writes this twice although it is switched off, which is an error in the browser.
 THEBE = re.compile(r"<script>const THEBE_JS_URL.*?</script>|<script[^>]*sphinx-thebe\.js[^>]*></script>", re.DOTALL)
@@ -293,14 +293,20 @@ def configured(text: str, address: str | None) -> str:
 
 def archive() -> Path:
     """Pack the rendered book, the executed notebooks, data, weights, lock file and their checksums into one file."""
-    html, name = render(run("ci")).parent, f"rlnlib-book-{__version__}"
+    copies = run("ci")
+    return packed(render(copies).parent, copies)
+
+
+def packed(html: Path, copies: Path) -> Path:
+    """The archive of a rendered book and the notebooks that it was rendered from."""
+    name = f"rlnlib-book-{__version__}"
     stage, target = BUILD / "archive" / name, BUILD / f"{name}.zip"
     shutil.rmtree(stage.parent, ignore_errors=True)
     shutil.copytree(html, stage / "html", ignore=shutil.ignore_patterns(".buildinfo", ".doctrees"))
     for folder in ("data", "rlnlib", "notebooks"):
         shutil.copytree(ROOT / folder, stage / folder, ignore=shutil.ignore_patterns("generated", "__pycache__", ".*"))
     for path in notebooks():
-        copy = nbformat.read(BUILD / "ci" / path.name, as_version=4)
+        copy = nbformat.read(copies / path.name, as_version=4)
         nbformat.write(addressed(copy, repository()), stage / "notebooks" / path.name)
     for file in ("constraints.txt", "pyproject.toml", "environment.yml", "README.md", "LICENSE", "CITATION.cff"):
         shutil.copy(ROOT / file, stage)
@@ -407,12 +413,20 @@ def parameter_page() -> str:
     profiles = {name: yaml.safe_load((PROFILES / f"{name}.yml").read_text()) for name in ("ci", "laptop", "paper")}
     for path in notebooks():
         title = next(c.source for c in nbformat.read(path, as_version=4).cells).splitlines()[0].lstrip("# ")
-        text += f"\n## {title}\n\n`notebooks/{path.name}`\n\n| parameter | type | ci | laptop | paper | meaning |\n"
-        text += "|---|---|---|---|---|---|\n"
+        text += f"\n## {title}\n\n`notebooks/{path.name}`\n\n"
+        text += "| parameter | type | ci | laptop | paper | may be | meaning |\n"
+        text += "|---|---|---|---|---|---|---|\n"
         for name, entry in declared(path).items():
             values = " | ".join(str(p.get(name, entry["default"])) for p in profiles.values())
-            text += f"| `{name}` | {entry['inferred_type_name']} | {values} | {entry['help']} |\n"
+            text += f"| `{name}` | {entry['inferred_type_name']} | {values} | {allowed(name)} | {entry['help']} |\n"
     return text
+
+
+def allowed(name: str) -> str:
+    """What a parameter may be, in words; empty where any value of its type will do."""
+    rule = ALLOWED.get(name, ())
+    words = [f"{part:g}" if isinstance(part, (int, float)) else str(part) for part in rule]
+    return (", " if rule and isinstance(rule[0], str) else " to ").join(words)
 
 
 def main() -> int:

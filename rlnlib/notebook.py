@@ -93,14 +93,14 @@ def check(*, shipped: bool = False, **parameters) -> None:
     """Stop in the first cell if a parameter cannot be used: ``check(cell_size=cell_size, contrast=contrast)``.
 
     Each is held against its line in :data:`ALLOWED`; numbers with whole limits must be whole. ``cell_file`` must be
-    empty or a file, grains must fit into the cell, and ``n_cells`` must be a multiple of ``repeats``, where both are
+    empty or be there, grains must fit into the cell, and ``n_cells`` must be a multiple of ``repeats``, where both are
     given. With ``shipped``, ``contrast`` must be one that networks are shipped for.
     Raises ValueError with one sentence that says what was expected and what came, and for a name without a line.
     """
     for name, value in parameters.items():
         if name == "cell_file":
-            if not isinstance(value, str) or (value and not Path(value).is_file()):
-                raise ValueError(f"cell_file must be empty or name a file, not {value!r}: change the parameter.")
+            if not isinstance(value, str) or (value and not Path(value).exists()):
+                raise ValueError(f"cell_file must be empty or name what is there, not {value!r}: change the parameter.")
             continue
         if name not in ALLOWED:
             raise ValueError(f"There is no rule for {name!r}: write one in rlnlib.notebook.ALLOWED.")

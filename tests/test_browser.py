@@ -5,8 +5,10 @@ Needs Chromium and the HTML in build/html; without either the tests are skipped,
 
 import functools
 import http.server
+import importlib.util
 import os
 import shutil
+import subprocess
 import threading
 from html.parser import HTMLParser
 from pathlib import Path
@@ -220,6 +222,74 @@ def test_the_book_opens_from_disk(browser):
         assert unset == 0 and (typeset > 20 or "02" not in page)
         assert not browser.execute_script(FIGURES)
         assert not complaints(browser), page
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory):
+    """The archive of the book in build/html, packed by ``book/build.py`` and unpacked elsewhere."""
+    spec = importlib.util.spec_from_file_location("build", ROOT / "book" / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    build.BUILD = tmp_path_factory.mktemp("packed")
+    target = build.packed(HTML, ROOT / "notebooks")
+    folder = tmp_path_factory.mktemp("unpacked")
+    shutil.unpack_archive(target, folder)
+    (top,) = folder.iterdir()
+    return top
+
+
+def test_the_archive_is_whole(unpacked):
+    """Every file has its checksum, which finds a changed one; what a reader needs is there, and no machine's path."""
+    listed = {name: digest for digest, name in map(str.split, (unpacked / "SHA256SUMS").read_text().splitlines())}
+    files = {str(p.relative_to(unpacked)) for p in unpacked.rglob("*") if p.is_file()}
+    assert files == set(listed) | {"SHA256SUMS"}
+    for name in ("html/index.html", "constraints.txt", "data/sample_16.h5", "data/pretrained/manifest.json"):
+        assert name in listed
+    assert len([name for name in listed if name.startswith("notebooks/") and name.endswith(".ipynb")]) >= 12
+
+    def check():
+        done = subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=unpacked, capture_output=True)
+        return done.returncode
+
+    assert check() == 0
+    licence = unpacked / "LICENSE"
+    text = licence.read_text()
+    licence.write_text(text + "!")
+    assert check() != 0
+    licence.write_text(text)
+    texts = [p for p in unpacked.rglob("*") if p.suffix in (".html", ".ipynb", ".md", ".py", ".js", ".yml", ".toml")]
+    assert not [p.name for p in texts if str(ROOT) in p.read_text(errors="replace")]
+
+
+def test_the_archive_opens_from_disk(browser, unpacked):
+    """Index, equations and players from files, with no network."""
+    from selenium.common.exceptions import WebDriverException
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.execute_cdp_cmd("Network.enable", {})
+    offline = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    browser.execute_cdp_cmd("Network.emulateNetworkConditions", {**offline, "offline": True})
+    try:
+        wide(browser)
+        complaints(browser)
+        browser.get((unpacked / "html" / "index.html").as_uri())
+        first = "return location.pathname.endsWith('/book/intro.html') && document.querySelectorAll('main h1').length"
+        WebDriverWait(browser, 20).until(lambda b: b.execute_script(first))  # sent on from the index
+        for page in ("02_from_hooke_to_lippmann_schwinger", "04_moulinec_fixed_point"):
+            browser.get((unpacked / "html" / "notebooks" / f"{page}.html").as_uri())
+            unset, typeset = maths(browser)
+            assert unset == 0 and typeset > 5, page
+            assert not browser.execute_script(FIGURES), page
+        player = "const p = document.querySelector('.rln-player.rln-on');"
+        now = "return [...p.querySelectorAll('.rln-frame')].findIndex(e => e.classList.contains('rln-now'))"
+        assert browser.execute_script(player + now) == 0
+        key = "p.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}));"
+        assert browser.execute_script(player + key + now) == 1
+        assert not complaints(browser)
+        with pytest.raises(WebDriverException, match="ERR_INTERNET_DISCONNECTED"):  # there is no network indeed
+            browser.get("http://127.0.0.1/")
+    finally:
+        browser.execute_cdp_cmd("Network.emulateNetworkConditions", {**offline, "offline": False})
 
 
 def test_players_answer_to_keys(browser, site):

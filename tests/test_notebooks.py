@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -380,7 +381,7 @@ def test_what_acts_is_told_from_what_differs_by_itself(tmp_path):
         ({"cell_size": -3}, "cell_size must be a whole number from 10 to 512, not -3"),
         ({"cell_size": 12, "grain_size": 13}, "grain_size must not exceed cell_size, which is 12; it is 13"),
         ({"n_cells": 12, "repeats": 5}, "n_cells must be a multiple of repeats, which is 5; it is 12"),
-        ({"cell_file": "none.tif"}, "cell_file must be empty or name a file, not 'none.tif'"),
+        ({"cell_file": "none.tif"}, "cell_file must be empty or name what is there, not 'none.tif'"),
         ({"contrast": 20.0, "shipped": True}, "contrast must be 10 or 50, for which networks are shipped, not 20.0"),
         ({"cell_size": 8.5}, "whole number"),
         ({"contrast": 0.0}, "contrast must be a number from"),
@@ -464,6 +465,24 @@ def test_bad_values_stop_a_notebook_in_its_first_cell(path):
     for name, value in {"seed": -1, "device": "tpu"}.items():
         with pytest.raises(ValueError, match=name):
             run(**{name: value})
+
+
+def test_the_table_of_parameters_says_what_papermill_says():
+    """Every parameter with type, default and meaning as ``papermill --help-notebook`` prints them, and its rule."""
+    page = build.parameter_page()
+    rows = [
+        [part.strip() for part in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| `")
+    ]
+    path = NOTEBOOKS[3]
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", "--help-notebook", str(path)], capture_output=True, text=True, check=True
+    )
+    printed = re.findall(r"^  (\w+): (\w+) \(default (.*)\)\s+(.*(?:\n {10,}.*)*)", done.stdout, flags=re.M)
+    assert {name for name, *_ in printed} == set(build.declared(path))
+    for name, kind, default, meaning in printed:
+        assert [f"`{name}`", kind, default, " ".join(meaning.split())] in [[r[0], r[1], r[2], r[6]] for r in rows], name
+    assert ["`cell_size`", "10 to 512"] in [[row[0], row[5]] for row in rows]
+    assert ["`discretization`", "continuous, rotated, hex8, bbar"] in [[row[0], row[5]] for row in rows]
 
 
 def test_launch_buttons_stand_only_where_there_is_an_address(monkeypatch):
