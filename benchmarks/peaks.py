@@ -53,9 +53,7 @@ def main():
             biases[kind] = ((iterates[-1] / flat - 1) * peak).sum(1) / peak.sum(1)
             if kind == "rln":
                 sums = [((y - flat).abs() * region).sum(1) for region in (high, low) for y in iterates]
-                errors = (
-                    torch.stack(sums, 1).double().numpy()
-                )  # (cells, 2 passes): of the high, then of the low strains
+                errors = torch.stack(sums, 1).double().numpy()  # (cells, 2 passes): high strains, then low
         n = errors.shape[1] // 2
 
         def unsettled(means, n=n):
