@@ -91,7 +91,7 @@ def test_weights_for_two_sizes_of_cells_are_shipped_side_by_side(tmp_path, monke
     small, large = (next(rlnlib.load_pretrained("fln", 3.5, **size).parameters()) for size in ({}, {"size": 31}))
     assert not torch.equal(small, large)
     assert checkpoints.pretrained_header("fln", 3.5, size=31)["data"] == {"size": 31}
-    with pytest.raises(ValueError, match="size 16; fln, contrast 3.5, size 31"):
+    with pytest.raises(ValueError, match=r"size 16; fln, contrast 3\.5, size 31"):
         rlnlib.load_pretrained("fln", 3.5, size=20)
 
 
