@@ -1,11 +1,11 @@
 """(cells, strain_xx): data sets of microstructures and their strain fields in one HDF5 file, made resumably.
 
 The file is described in :mod:`rlnlib.dataset_file`. A block is the records that the solver works on at once, at 31^3
-four for each core and a third of a second. Blocks are solved one after the other into ``FILE.parts/``, each file
-written in full before it gets its name, and joined at the end; so a killed run loses at most the records in flight,
-and a file under its final name is complete. Several processes share the work where torchrun or ``fabric run`` started
-them: each makes its own share of the records, the first one joins all, and none goes on before; on several nodes, in
-a folder that all of them see.
+four for each core and a third of a second, and never more than 32 for each core of a CPU. Blocks are solved one after
+the other into ``FILE.parts/``, each file written in full before it gets its name, and joined at the end; so a killed
+run loses at most the records in flight, and a file under its final name is complete. Several processes share the work
+where torchrun or ``fabric run`` started them: each makes its own share of the records, the first one joins all, and
+none goes on before; on several nodes, in a folder that all of them see.
 
 Command line::
 
@@ -73,7 +73,7 @@ def make_dataset(path, n: int, *, device=None, block: int | None = None, progres
     device = torch.device(device or "cpu")
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    block = _checks.positive_integer("block", _at_once(wanted.size**3, device) if block is None else block)
+    block = _checks.positive_integer("block", _block(wanted.size**3, device) if block is None else block)
     parts = path.with_name(path.name + ".parts")
     share = slice(n * rank // ranks, n * (rank + 1) // ranks)  # of this process
     with writing(path):
@@ -257,10 +257,11 @@ def _rank() -> tuple[int, int]:
     return rank, ranks
 
 
-def _at_once(voxels: int, device: torch.device) -> int:
-    """How many cells solve_strain works on at once: with fewer in a block, some cores or units would wait."""
+def _block(voxels: int, device: torch.device) -> int:
+    """How many cells solve_strain works on at once: with fewer in a block, some cores or units would wait. Of small
+    cells no more than 32 for each core, so that a block stays below a second."""
     chunk, workers = voxel_fe.at_once(voxels, device)
-    return chunk * workers
+    return min(chunk, 32) * workers if device.type == "cpu" else chunk
 
 
 def _make_share(parts: Path, wanted: Parameters, missing, share: slice, block: int, device, progress: bool) -> None:

@@ -79,6 +79,13 @@ def test_the_same_parameters_make_the_same_bits_on_one_and_two_threads(made, tmp
     assert made.read_bytes() == other.read_bytes()
 
 
+def test_a_block_is_what_is_in_flight_and_less_than_a_second_of_work():
+    cpu, threads = torch.device("cpu"), torch.get_num_threads()
+    assert [dataset._block(size**3, cpu) for size in (8, 16, 31)] == [32 * threads, 32 * threads, 4 * threads]
+    assert dataset._block(64**3, cpu) == 1  # all cores for one cell
+    assert dataset._block(31**3, torch.device("cuda")) == 2**23 // 31**3
+
+
 def test_a_killed_run_goes_on_where_it_stopped_and_computes_again_only_what_was_in_flight():
     script = Path(__file__).with_name("kill_generation.py")
     run = subprocess.run([sys.executable, script, "--kills", "8"], capture_output=True, text=True)
@@ -251,10 +258,11 @@ def test_verify_names_damaged_records_and_repair_mends_them(copy, made):
     assert content(copy) == content(made)
 
 
-def test_any_changed_byte_is_found_and_mended(copy, made):
+def test_any_changed_byte_is_found_and_mended(copy, made, monkeypatch):
     """Bytes are flipped in 100 random places, one at a time: a record is named, or the file, or no content changed."""
     sound, expected, draw = made.read_bytes(), content(made), random.Random(0)
     found = {"record": 0, "file": 0, "nothing": 0}
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # some seconds of waiting for the disk
     for place in [*range(0, 48, 8), *(draw.randrange(len(sound)) for _ in range(100))]:
         changed = bytearray(sound)
         changed[place] ^= draw.randrange(1, 256)
