@@ -204,3 +204,15 @@ def test_papermill_recipes_name_notebooks_profiles_and_parameters_that_exist():
         known = set(re.findall(r"^(\w+):", "".join(parameters["source"]), flags=re.M))
         assert set(re.findall(r"-p (\w+)", command)) <= known, command
         assert all((ROOT / file).exists() for file in re.findall(r"-f (\S+)", command)), command
+
+
+def test_each_equation_of_the_paper_up_to_28_stands_in_a_chapter_and_is_named_in_its_code():
+    standing, coded = set(), set()
+    for stem in (stem for stem in CELLS if re.match("0[1-6]_", stem)):
+        code = "".join("".join(cell["source"]) for cell in CELLS[stem] if cell["cell_type"] == "code")
+        here = set(re.findall(r"\\tag\{(\d+[ab]?)\}", PROSE[stem]))
+        standing |= here
+        coded |= here & set(re.findall(r"\((\d+[ab]?)\)", code))
+    wanted = {str(n) for n in range(1, 29) if n != 13} | {"13a", "13b"}
+    assert wanted - standing == set() and wanted - coded == set()
+    assert "29" not in coded  # not all that is looked for is found
