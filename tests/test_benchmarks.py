@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "book"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "book"))
 import benchmark_page
+import build
 
+ROOT = Path(__file__).resolve().parent.parent
 FOUND = benchmark_page.records(ROOT / "benchmarks" / "results")
 
 #: Each script at a size that says nothing of any machine.
@@ -109,8 +110,6 @@ def test_a_wrong_record_is_refused(name, change, fault):
 
 
 def test_the_build_stops_at_a_wrong_record(tmp_path, monkeypatch):
-    import build
-
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     (tmp_path / "book").mkdir()
     (tmp_path / "book" / "benchmarks_introduction.md").write_text("# Benchmarks\n")
