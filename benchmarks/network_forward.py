@@ -5,8 +5,8 @@
 The plain side is the network as one would write it from Fig. 3: contiguous tensors, torch's own circular padding,
 convolutions and activations, one after the other, with all cores for each. The machine's rate of matrix products, in
 float32 and in bfloat16, is measured in the same turns. The drift of bfloat16 is that of the mean error, MASE
-against the converged strain; its distance to the float32 field stands beside it in the same measure. Weights: the released RLN-t where
-RLN_REFERENCE_DATA names its folder, else the shipped one.
+against the converged strain; its distance to the float32 field stands beside it in the same measure. Weights: the
+released RLN-t where RLN_REFERENCE_DATA names its folder, else the shipped one.
 """
 
 import os

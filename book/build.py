@@ -34,6 +34,9 @@ from rlnlib import claims, model_card
 from rlnlib._version import __version__
 from rlnlib.notebook import ALLOWED, bootstrap, current_commit
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for whoever imports this file from elsewhere
+import benchmark_page
+
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = ROOT / "notebooks" / "profiles"
 BUILD = ROOT / "build"
@@ -85,6 +88,7 @@ def key(path: Path, values: dict) -> str:
         if "bootstrap" not in cell.metadata.get("tags", []):
             content.update(f"{cell.cell_type}\0{cell.source}\0{cell.metadata.get('tags', [])}\0".encode())
     data = [p for p in (ROOT / "data").rglob("*") if p.is_file() and "generated" not in p.parts]
+    data += (ROOT / "benchmarks" / "results").glob("*.json")
     for file in sorted([*(ROOT / "rlnlib").glob("*.py"), *data, ROOT / "constraints.txt"]):
         content.update(str(file.relative_to(ROOT)).encode() + hashlib.sha256(file.read_bytes()).digest())
     return content.hexdigest()
@@ -303,7 +307,7 @@ def packed(html: Path, copies: Path) -> Path:
     stage, target = BUILD / "archive" / name, BUILD / f"{name}.zip"
     shutil.rmtree(stage.parent, ignore_errors=True)
     shutil.copytree(html, stage / "html", ignore=shutil.ignore_patterns(".buildinfo", ".doctrees"))
-    for folder in ("data", "rlnlib", "notebooks"):
+    for folder in ("data", "rlnlib", "notebooks", "benchmarks"):
         shutil.copytree(ROOT / folder, stage / folder, ignore=shutil.ignore_patterns("generated", "__pycache__", ".*"))
     for path in notebooks():
         copy = nbformat.read(copies / path.name, as_version=4)
@@ -333,6 +337,7 @@ def render(copies: Path) -> Path:
     for name in ("_toc.yml", "CHANGELOG.md"):
         shutil.copy(ROOT / name, stage)
     (stage / "book" / "parameters.md").write_text(parameter_page())
+    (stage / "book" / "benchmarks.md").write_text(benchmarks_page())
     ledger = claims.ledger(ROOT / "book" / "claims.yml", [copies / path.name for path in notebooks()])
     (stage / "book" / "claims.md").write_text(claims_page(ledger))
     with (stage / "book" / "differences.md").open("a") as page:
@@ -374,6 +379,14 @@ def anchored(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cells.append(cell)
     notebook.cells = cells
     return notebook
+
+
+def benchmarks_page() -> str:
+    """The recorded benchmarks as a page. Raises Failure for a record that contradicts itself."""
+    found = benchmark_page.records(ROOT / "benchmarks" / "results")
+    if faults := [fault for name, record in found.items() for fault in benchmark_page.faults(name, record)]:
+        raise Failure("\n".join(faults))
+    return benchmark_page.page(found, (ROOT / "book" / "benchmarks_introduction.md").read_text())
 
 
 def claims_page(entries: list[claims.Entry]) -> str:
