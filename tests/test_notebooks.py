@@ -353,7 +353,7 @@ def test_each_parameter_is_recorded_to_act(path):
     """On the notebook's present code: else run ``python book/act.py``."""
     recorded = json.loads(act.RECORD.read_text())[path.stem]
     assert recorded["source"] == act.source_hash(path)
-    assert set(recorded["changed by"]) == set(build.declared(path)) - set(act.LEFT_OUT)
+    assert set(recorded["changed by"]) == set(act.names_of(path))
     assert not [name for name, cells in recorded["changed by"].items() if not cells]
 
 
