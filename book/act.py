@@ -19,11 +19,12 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import build
 import nbformat
 import numpy as np
 
 from rlnlib import claims
+
+import build  # isort: skip (the script beside this one, which the folder build/ must not be taken for)
 
 RECORD = build.ROOT / "tests" / "parameters_act.json"
 #: A small value of each parameter, and another one.
