@@ -19,14 +19,14 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import build
 import nbformat
 import numpy as np
 
 from rlnlib import claims
 
+import build  # isort: skip (the script beside this one, which the folder build/ must not be taken for)
+
 RECORD = build.ROOT / "tests" / "parameters_act.json"
-LEFT_OUT = ("device",)
 #: A small value of each parameter, and another one.
 VALUES = {
     "cell_size": (10, 11),
@@ -87,9 +87,15 @@ def changed(before: dict[str, str], again: dict[str, str], after: dict[str, str]
     return [cell for cell, text in before.items() if text == again[cell] != after.get(cell)]
 
 
+def names_of(path: Path) -> list[str]:
+    """The parameters of a notebook that are shown to act."""
+    left_out = ("device", "repeats") if path.stem == "13_what_it_costs" else ("device",)
+    return [name for name in build.declared(path) if name not in left_out]
+
+
 def runs(path: Path) -> dict[str, dict]:
     """The values of each run: "", "again" and one for each parameter."""
-    names = [name for name in build.declared(path) if name not in LEFT_OUT]
+    names = names_of(path)
     if unknown := [name for name in names if name not in VALUES]:
         raise build.Failure(f"{path.name}: give {', '.join(unknown)} two values in book/act.py.")
     small = {name: VALUES[name][0] for name in names}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 import yaml
 
 from rlnlib import notebook
@@ -353,7 +354,7 @@ def test_each_parameter_is_recorded_to_act(path):
     """On the notebook's present code: else run ``python book/act.py``."""
     recorded = json.loads(act.RECORD.read_text())[path.stem]
     assert recorded["source"] == act.source_hash(path)
-    assert set(recorded["changed by"]) == set(build.declared(path)) - set(act.LEFT_OUT)
+    assert set(recorded["changed by"]) == set(act.names_of(path))
     assert not [name for name, cells in recorded["changed by"].items() if not cells]
 
 
@@ -483,6 +484,20 @@ def test_the_table_of_parameters_says_what_papermill_says():
         assert [f"`{name}`", kind, default, " ".join(meaning.split())] in [[r[0], r[1], r[2], r[6]] for r in rows], name
     assert ["`cell_size`", "10 to 512"] in [[row[0], row[5]] for row in rows]
     assert ["`discretization`", "continuous, rotated, hex8, bbar"] in [[row[0], row[5]] for row in rows]
+
+
+def test_a_gpu_is_found_and_named_by_the_first_cell(monkeypatch):
+    shown = []
+    monkeypatch.setattr(notebook, "display", shown.append)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert notebook.start(0, "auto").type == "cpu" and "CPU" in shown[-1].data
+    with pytest.raises(ValueError, match="finds no GPU here"):
+        notebook.start(0, "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    assert notebook.start(0, "auto").type == notebook.start(0, "cuda").type == "cuda"
+    assert "Some GPU" in shown[-1].data
+    assert notebook.start(0, "cpu").type == "cpu" and "Some GPU" not in shown[-1].data
 
 
 def test_launch_buttons_stand_only_where_there_is_an_address(monkeypatch):
