@@ -32,13 +32,15 @@ def card(entry: dict, header: dict) -> str:
         "file": f"`data/pretrained/{entry['file']}`, `{call}`",
         "network": f"{passes}{weights}; proximal operator `{config['proximal']}`, {config['history']} earlier iterates",
         "contrast": f"{entry['contrast']:g}",
-        "data": f"{header['training_cells']:,} training cells; {described(header['data'])}",
+        "data": f"tested on a part of {described(header['data'])}; trained on another part of it, where no stage says "
+        "otherwise",
     }
     stages = header["recipe"]
     for number, stage in enumerate(stages, start=1):
         rows["recipe" if len(stages) == 1 else f"recipe, stage {number}"] = recipe(stage)
     rows |= {
-        "training": f"{header['epochs']} epochs in {header['minutes']:g} minutes; {header['device']}",
+        "training": f"{header['training_cells']:,} cells, {header['epochs']} epochs in {header['minutes']:g} minutes; "
+        f"{header['device']}",
         "error": f"MASE {metrics['mase_mean']:.2f} ± {metrics['mase_deviation']:.2f} % (mean and deviation over "
         f"{metrics['cells']:,} cells of the {metrics['split']} part)",
         "library": f"rlnlib {header['library_version']}",

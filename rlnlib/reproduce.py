@@ -111,9 +111,19 @@ def reproduce(profile: Profile, out, device: str = "auto", max_minutes: float | 
             return results
         results[name] = _evaluate(model, sets["test"], config, history, data, device)
         if int(os.environ.get("RANK", 0)) == 0:
-            about = {key: results[name][key] for key in ("data", "recipe", "minutes", "device")}
-            metrics = {key: results[name][key] for key in ("mase_mean", "mase_deviation")}
-            checkpoints.save_weights(out / f"{name}.safetensors", model, metrics=metrics, **about)
+            found = results[name]
+            about = {key: found[key] for key in ("data", "epochs", "minutes", "device")}
+            metrics = {key: found[key] for key in ("mase_mean", "mase_deviation")}
+            checkpoints.save_weights(
+                out / f"{name}.safetensors",
+                model,
+                kind=kind,
+                contrast=contrast,
+                training_cells=len(sets["train"][0]),
+                recipe=[found["recipe"]],
+                metrics={"split": "test", "cells": found["test_cells"], **metrics},
+                **about,
+            )
             checkpoints.write_atomically(record, json.dumps(results[name]).encode())
     return results
 

@@ -61,6 +61,15 @@ def test_every_shipped_model_loads_and_predicts(random_cells):
         assert other > 5 * header["metrics"]["mase_mean"]  # the phases exchanged
 
 
+def test_recorded_peaks_are_those_of_the_shipped_weights():
+    """After new weights were shipped, benchmarks/peaks.py has to run again."""
+    record = json.loads((checkpoints.PRETRAINED.parent / "results" / "peaks.json").read_text())
+    manifest = json.loads((checkpoints.PRETRAINED / "manifest.json").read_text())
+    hashes = {name: digest for row in record["rows"] for name, digest in row["weights"].items()}
+    assert len(hashes) == 6
+    assert hashes == {name: manifest[name]["sha256"] for name in hashes}
+
+
 def test_a_shipped_file_that_was_changed_is_refused(tmp_path, monkeypatch):
     folder = shutil.copytree(checkpoints.PRETRAINED, tmp_path / "pretrained")
     monkeypatch.setattr(checkpoints, "PRETRAINED", folder)

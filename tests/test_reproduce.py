@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from rlnlib import checkpoints, reproduce
+from rlnlib import checkpoints, model_card, reproduce
 from rlnlib.reproduce import PROFILES
 
 PROFILE = replace(PROFILES["ci"], n=20, size=6, grain_size=(1, 3))
@@ -15,7 +15,7 @@ def names(results):
     return [name for name in results if name != "left"]
 
 
-def test_all_six_networks_come_out_with_their_errors_and_weights(tmp_path):
+def test_all_six_networks_come_out_with_their_errors_and_weights(tmp_path, monkeypatch):
     results = reproduce.reproduce(PROFILE, tmp_path, "cpu")
     assert names(results) == ["rln-50", "rln-10", "rln-t-50", "rln-t-10", "fln-50", "fln-10"] and "left" not in results
     for name, found in results.items():
@@ -23,6 +23,10 @@ def test_all_six_networks_come_out_with_their_errors_and_weights(tmp_path):
         assert found["test_cells"] == len(found["mase"]) == 8
         header = checkpoints.read_header(tmp_path / f"{name}.safetensors")
         assert header["metrics"]["mase_mean"] == found["mase_mean"]
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "pretrained")
+    for name in results:
+        assert checkpoints.ship(tmp_path / f"{name}.safetensors") == f"{name}-6"
+    assert model_card.tables().count("| 8 |") == 6  # test cells of each
     assert "contrast 50" in reproduce.table(results)
 
 

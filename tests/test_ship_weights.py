@@ -82,6 +82,19 @@ def test_a_training_in_stages_says_all_of_them(ship, tmp_path):
         assert expected in text
 
 
+def test_cells_of_another_data_set_may_be_trained_on_but_no_test_cell(ship, tmp_path):
+    data, other = (
+        dataset.make_dataset(tmp_path / f"{seed}.h5", 20, size=6, grain_size=(1, 3), contrast=5.0, seed=seed)
+        for seed in (0, 1)
+    )
+    run(tmp_path / "run", other, new())
+    about = ship([tmp_path / "run"], data, "a test", train_data=other)[1]
+    assert about["training_cells"] == 20 and about["data"]["seed"] == 0 and about["recipe"][0]["data"]["seed"] == 1
+    assert "on a data set of 20 cells of $6^3$" in model_card.tables()
+    with pytest.raises(ValueError, match="8 of the 8 test cells were trained on"):
+        ship([tmp_path / "run"], data, "a test", train_data=data)
+
+
 def test_a_network_that_is_none_of_the_three_is_not_shipped(ship, tmp_path):
     data = dataset.make_dataset(tmp_path / "c5.h5", 20, size=6, grain_size=(1, 3), contrast=5.0)
     torch.manual_seed(0)

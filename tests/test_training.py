@@ -59,6 +59,10 @@ def test_losses_are_those_of_the_text_and_of_the_code():
     assert float(training.training_loss(errors, target.mean(), "rmse")) == pytest.approx(100 * (1 + 3) / 2 / 2)
     weights = torch.tensor([2.0, 1.0])
     assert float(training.training_loss(errors, target.mean(), "mse", weights)) == pytest.approx(2 + 9)
+    absolute = training.pass_errors(iterates, target, "mae")
+    assert float(training.training_loss(absolute, target.mean(), "mae")) == pytest.approx(100 * (1 + 3) / 2 / 2)
+    weighted = training.training_loss(absolute, target.mean(), "mae", weights)
+    assert float(weighted) == pytest.approx(100 * (2 + 3) / 2 / 2)
 
 
 def test_the_absolute_loss_is_the_measure_itself():
@@ -153,7 +157,7 @@ def test_augmented_pairs_are_pairs(sets):
         {"epochs": 0},
         {"batch_size": 1.5},
         {"learning_rate": -1.0},
-        {"loss": "mae"},
+        {"loss": "max"},
         {"precision": "int8"},
         {"max_minutes": 0.0},
     ],
