@@ -72,7 +72,7 @@ def networks_for(size, contrast):
 
 
 def main():
-    options = common.parse(__doc__, size=16, cells=16, contrasts=(10.0, 50.0), iterations=12, repeats=3)
+    options = common.parse(__doc__, size=16, cells=8, contrasts=(10.0, 50.0), iterations=12, repeats=3)
     cells = torch.from_numpy(rlnlib.generate_cells(options.cells, size=options.size, seed=options.size))
     one_by_one = [cell[None] for cell in cells]
     rows = []
@@ -120,7 +120,7 @@ def main():
                 keys = [((method, precision), k) for k in steps]
                 add(method, precision, mode, steps, [seconds[key] for key in keys], [found[key] for key in keys])
         for name, method in NAMES.items():
-            steps = [2**n for n in range(5 if name == "gradient_descent" else 7) if 2**n <= 4 * options.iterations]
+            steps = [2**n for n in range(6 if name == "fixed_point" else 5) if 2**n <= 4 * options.iterations]
             for dtype in (torch.float32, torch.float64):
                 runs = [trajectory(name, cells, contrast, dtype, steps) for _ in range(options.repeats + 1)][1:]
                 add(

@@ -100,9 +100,10 @@ def predict_strain(
     workers = torch.get_num_threads() if device.type == "cpu" and voxels <= limit else 1
     if batch_size is None:
         together = isinstance(model, RLN) and model.config["batch_mean"]
-        # As many batches for each worker, all of one size.
-        rounds = math.ceil(len(stiff) / (max(1, limit // voxels) * workers))
-        batch_size = 16 if together else math.ceil(len(stiff) / (rounds * workers))
+        # As many batches for each worker, all of one size; but no single cells, which take longer one by one.
+        fit = max(1, limit // voxels)
+        rounds = math.ceil(len(stiff) / (fit * workers))
+        batch_size = 16 if together else min(fit, max(2, math.ceil(len(stiff) / (rounds * workers))))
     batch_size = _checks.positive_integer("batch_size", batch_size)
 
     @torch.no_grad()  # here, since it holds for one thread
