@@ -79,16 +79,16 @@ def main():
             while not path.exists():
                 known, lines = saved(path), len(begun(log))
                 killed = run(path, log, draw.uniform(0, whole / 2) if count["kills"] < options.kills else None)
-                ran, there = begun(log)[lines:], saved(path)
+                ran, there = begun(log)[lines:], set(range(N)) if path.exists() else saved(path)
                 again = {i for block in ran for i in block} & {i for block in begun(log)[:lines] for i in block}
                 assert again <= in_flight, f"computed again, though no kill hit them: {sorted(again - in_flight)}"
                 assert not known & {i for block in ran for i in block}, "computed again, though they were saved"
                 count["again"] += len(again)
-                in_flight = set()
+                in_flight -= there
                 if killed:
                     lost = [block for block in ran if not there.issuperset(block)]
                     assert len(lost) <= 1, f"more than one block was lost: {lost}"
-                    in_flight = {i for block in lost for i in block} - there
+                    in_flight.update(i for block in lost for i in block)  # until they are saved
                     count["kills"] += 1
                     count["solving" if lost else "joining" if len(there) == N else "elsewhere"] += 1
             assert path.read_bytes() == expected, "the killed set differs from the undisturbed one"
