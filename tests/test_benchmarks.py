@@ -12,7 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "book"))
 import benchmark_page
-import build
+
+import build  # isort: skip (book/build.py, which the folder build/ must not be taken for)
 
 ROOT = Path(__file__).resolve().parent.parent
 FOUND = benchmark_page.records(ROOT / "benchmarks" / "results")
