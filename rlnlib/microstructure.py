@@ -263,12 +263,10 @@ def _read_vtk(path: Path, array: str | None) -> np.ndarray:
         raise ImportError(
             f"{path} needs the package vtk: `pip install vtk`, or rlnlib with its extra [vtk]."
         ) from error
-    if path.suffix.lower() == ".vti":
-        reader = vtkXMLGenericDataObjectReader()
-    else:
-        reader = vtkGenericDataObjectReader()
-        reader.ReadAllScalarsOn()  # else only the first of several
-        reader.ReadAllFieldsOn()
+    legacy = vtkGenericDataObjectReader()
+    legacy.ReadAllScalarsOn()  # else only the first of several
+    legacy.ReadAllFieldsOn()
+    reader = vtkXMLGenericDataObjectReader() if path.suffix.lower() == ".vti" else legacy
     reader.SetFileName(str(path))
     # VTK reports damage in words only, through one window and one log for all.
     former, window = vtkOutputWindow.GetInstance(), vtkStringOutputWindow()
