@@ -53,7 +53,20 @@ class PeriodicConv3d(nn.Conv3d):
         super().__init__(inputs, outputs, kernel_size=3)
 
     def forward(self, field: torch.Tensor) -> torch.Tensor:
-        return super().forward(_PeriodicPad.apply(field))
+        padded = _PeriodicPad.apply(field)
+        if len(padded) == 1 and not torch.is_grad_enabled() and _one_alone(padded):
+            return torch.mkldnn_convolution(padded, self.weight, self.bias, [0] * 3, [1] * 3, [1] * 3, 1)
+        return super().forward(padded)
+
+
+def _one_alone(field: torch.Tensor) -> bool:
+    """Whether torch would take a convolution of its own for this batch of one, with several times oneDNN's time."""
+    if field.device.type != "cpu" or field.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        return not torch.is_autocast_enabled("cpu")
+    except TypeError:  # torch before 2.4
+        return not torch.is_autocast_cpu_enabled()
 
 
 class _LeakyByChannel(torch.autograd.Function):

@@ -136,6 +136,18 @@ def test_inference_computes_the_plain_function(shape):
 
 
 @torch.no_grad()
+def test_one_cell_alone_is_convolved_as_among_others_in_either_precision():
+    convolution, x = networks.PeriodicConv3d(6, 16), field(2, 6, 8, 6, 4)
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    assert torch.allclose(convolution(x[:1]), convolution(x)[:1], atol=1e-6)
+    assert networks._one_alone(x[:1]) == torch.backends.mkldnn.is_available()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not networks._one_alone(x[:1])
+        assert convolution(x[:1]).dtype == torch.bfloat16
+    assert convolution.double()(x[:1].double()).dtype == torch.float64
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("shape", [(6, 5, 7), (4, 4, 4)])
 def test_winograds_convolution_is_the_plain_one_and_as_exact(shape):
     x = field(2, 6, *shape).contiguous(memory_format=torch.channels_last_3d)
