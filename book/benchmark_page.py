@@ -195,7 +195,7 @@ def bounds(found: dict[str, dict]) -> list[tuple[str, float, str, float]]:
 
 
 def limits(record: dict) -> list[tuple[str, float, float]]:
-    """By precision of the prediction: its share of the matrix product's rate, and the ratio to plain at the full rate."""
+    """By precision: the share of the matrix product's rate, and the ratio to plain at the full rate."""
     ratios = {pair.split(" / ")[0]: value["median"] for pair, value in record["ratio"].items() if "/ plain" in pair}
     shares = record["share_of_matrix_product_rate"]
     return [
