@@ -136,6 +136,15 @@ def test_the_numbers_of_the_page_are_those_of_the_records():
     assert "| RLN, float32" in text and ("not measured" in text) != any(r["machine"].get("gpu") for r in FOUND.values())
 
 
+def test_the_limit_of_a_prediction_is_its_ratio_at_the_full_rate_of_the_machine():
+    record = FOUND["network_forward"]
+    plain = max(rate["median"] for side, rate in record["cells_per_second"].items() if side.startswith("plain"))
+    peak = record["matrix_product_gflop_per_second"]["matrix product"]["median"]
+    limits = {precision: ratio for precision, _, ratio in benchmark_page.limits(record)}
+    assert limits["float32"] == pytest.approx(peak / record["gflop_per_cell"]["rlnlib"] / plain, rel=0.05)
+    assert f"{limits['float32']:.4g} times the plain one" in benchmark_page.page(FOUND, "# Benchmarks")
+
+
 def test_a_bound_is_reached_or_not_as_its_number_says():
     values = {what: (value, sense, bound) for what, value, sense, bound in benchmark_page.bounds(FOUND)}
     assert len(values) >= 6
