@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import platform
 import sys
@@ -106,7 +107,7 @@ def reproduce(profile: Profile, out, device: str = "auto", max_minutes: float | 
                 model, sets["train"], sets["validation"], config, out / name, device, progress, slice_minutes=left
             )
         except training.Unfinished as pause:
-            remaining = pause.seconds / pause.done * (1 - pause.done) / 60 if pause.done else float("nan")
+            remaining = pause.seconds / pause.done * (1 - pause.done) / 60 if pause.done else math.nan
             results["left"] = {"networks": [f"{k}-{c:g}" for k, c in ORDER[number:]], "minutes_of_first": remaining}
             return results
         results[name] = _evaluate(model, sets["test"], config, history, data, device)
@@ -183,10 +184,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(table(results))
     if left:
-        print(
-            f"Left: {', '.join(left['networks'])}; the first still needs about {left['minutes_of_first']:.0f} minutes. "
-            f"Run the same command again to go on."
-        )
+        minutes = left["minutes_of_first"]
+        needs = "has not begun" if math.isnan(minutes) else f"still needs about {minutes:.0f} minutes"
+        print(f"Left: {', '.join(left['networks'])}; the first {needs}. Run the same command again to go on.")
     else:
         print(f"Complete: {out / 'results.json'}")
     return 0

@@ -54,6 +54,13 @@ def test_the_command_is_idempotent(tmp_path, monkeypatch, capsys):
     assert "Complete" in capsys.readouterr().out
 
 
+def test_a_slice_that_ends_before_the_first_step_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(PROFILES, "ci", PROFILE)
+    command = ["--profile", "ci", "--out", str(tmp_path), "--device", "cpu"]
+    assert reproduce.main([*command, "--max-minutes", "1e-6"]) == 0
+    assert "the first has not begun" in capsys.readouterr().out
+
+
 def test_a_folder_of_another_profile_is_refused(tmp_path, monkeypatch, capsys):
     reproduce.reproduce(PROFILE, tmp_path, "cpu", max_minutes=1e-6)
     monkeypatch.setitem(PROFILES, "ci", replace(PROFILE, n=40))
