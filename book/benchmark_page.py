@@ -18,6 +18,8 @@ CIRCUMSTANCES = ("question", "date", "settings", "machine", "versions")
 RAW = ("seconds", "cells", "seconds_by_size")
 #: Words in a key whose numbers cannot be 0.
 POSITIVE = ("second", "ratio", "exponent", "bytes", "gflop", "share", "voxel", "cells")
+#: What an iteration of the solver consists of.
+SOLVER_PARTS = ("K u", "two transforms", "product by frequency", "scalar products and updates")
 #: Agreement of numbers that are rounded to four digits.
 ROUNDING = 2e-3
 
@@ -204,6 +206,14 @@ def limits(record: dict) -> list[tuple[str, float, float]]:
     ]
 
 
+def solver_limit(record: dict) -> tuple[float, float, float]:
+    """Nanoseconds a voxel and iteration: whole and in the parts alone; and the ratio to muGrid with these parts only."""
+    parts = record["nanoseconds_per_voxel_and_iteration"]
+    whole = parts["rlnlib, whole solve, core time"]
+    alone = sum(parts[part] for part in SOLVER_PARTS)
+    return whole, alone, record["ratio_to_mugrid"]["mugrid float32"] * whole / alone
+
+
 def page(found: dict[str, dict], introduction: str) -> str:
     """The page: what was aimed at, then a section for each record."""
     text = f"{introduction.rstrip()}\n\n## What was aimed at\n\n| measured | value | bound | |\n|---|---|---|---|\n"
@@ -219,6 +229,12 @@ def page(found: dict[str, dict], introduction: str) -> str:
             "The rest goes to padding, activations and sums; in bfloat16 also to the first and the last convolution, "
         )
         text += "which stay in float32 for the sake of the error.\n"
+    if solver := found.get("solver_against_mugrid_1"):
+        whole, alone, ratio = solver_limit(solver)
+        text += f"\nOn one core a voxel of the solver takes {shown(whole)} nanoseconds an iteration, but its parts by "
+        text += f"themselves ({', '.join(SOLVER_PARTS)}) {shown(alone)}. The rest is set-up, the residual confirmed in "
+        text += "float64, memory asked for anew and Python between the parts, which two cores share: without it the "
+        text += f"solver would be {shown(ratio)} times muGrid in float32.\n"
     gpus = sorted({record["machine"]["gpu"] for record in found.values() if record["machine"].get("gpu")})
     text += f"\nOn a GPU: {', '.join(gpus) if gpus else 'not measured'}.\n"
     for name, record in found.items():

@@ -145,6 +145,14 @@ def test_the_limit_of_a_prediction_is_its_ratio_at_the_full_rate_of_the_machine(
     assert f"{limits['float32']:.4g} times the plain one" in benchmark_page.page(FOUND, "# Benchmarks")
 
 
+def test_the_limit_of_the_solver_leaves_out_what_is_no_part_of_an_iteration():
+    record = copy.deepcopy(FOUND["solver_against_mugrid_1"])
+    whole, alone, ratio = benchmark_page.solver_limit(record)
+    assert alone < whole and f"would be {ratio:.4g} times muGrid" in benchmark_page.page(FOUND, "# Benchmarks")
+    record["nanoseconds_per_voxel_and_iteration"]["rlnlib, whole solve, core time"] = alone
+    assert benchmark_page.solver_limit(record)[2] == pytest.approx(record["ratio_to_mugrid"]["mugrid float32"])
+
+
 def test_a_bound_is_reached_or_not_as_its_number_says():
     values = {what: (value, sense, bound) for what, value, sense, bound in benchmark_page.bounds(FOUND)}
     assert len(values) >= 6
