@@ -207,7 +207,7 @@ def limits(record: dict) -> list[tuple[str, float, float]]:
 
 
 def solver_limit(record: dict) -> tuple[float, float, float]:
-    """Nanoseconds a voxel and iteration, whole and in its parts alone; and the ratio to muGrid with these parts only."""
+    """Nanoseconds a voxel and iteration, whole and in its parts; and the ratio to muGrid with these parts only."""
     parts = record["nanoseconds_per_voxel_and_iteration"]
     whole = parts["rlnlib, whole solve, core time"]
     alone = sum(parts[part] for part in SOLVER_PARTS)
