@@ -179,6 +179,7 @@ def stamped(partial: Path, source: Path, values: dict, profile: str, seconds: fl
         "date": datetime.date.today().isoformat(),
     }
     notebook.metadata["rlnlib"] = made
+    notebook.metadata.pop("papermill", None)  # names folders of this machine; what counts stands in ours
     notebook.metadata.pop("widgets", None)  # no kernel answers them on the page, where a player takes their place
     shown = ", ".join(f"{name} = {value}" for name, value in values.items()) or "none"
     line = (
