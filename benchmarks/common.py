@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 
 import rlnlib
-from rlnlib.checkpoints import write_atomically
+from rlnlib import checkpoints
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -96,6 +96,12 @@ def significant(value: float) -> float:
     return float(f"{value:.4g}")
 
 
+def weights_hash(kind: str, contrast: float, size: int) -> str:
+    """The sha256 of a shipped weight file, so that a record says which weights it is of."""
+    entries = {(e["kind"], e["contrast"], e["size"]): e["sha256"] for e in checkpoints.catalogue()}
+    return entries[kind, contrast, size]
+
+
 def solve_roughly(stiff, contrast: float, iterations: int, device: str = "cpu", **options) -> rlnlib.Solution:
     """So many iterations of conjugate gradients, without the warning that they have not converged."""
     with warnings.catch_warnings():
@@ -136,4 +142,4 @@ def write(question: str, options: argparse.Namespace, result: dict) -> None:
     text = json.dumps(record, indent=1) + "\n"
     print(text)
     if options.out:
-        write_atomically(options.out, text.encode())
+        checkpoints.write_atomically(options.out, text.encode())

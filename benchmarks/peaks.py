@@ -42,11 +42,8 @@ def main():
         biases, row = {}, {"contrast": contrast, "weights": {}}
         for kind in rln.KINDS:
             model = rlnlib.load_pretrained(kind, contrast, options.size)
-            row["weights"][checkpoints.shipped_name(kind, contrast, options.size)] = next(
-                e["sha256"]
-                for e in checkpoints.catalogue()
-                if (e["kind"], e["contrast"], e["size"]) == (kind, contrast, options.size)
-            )
+            name = checkpoints.shipped_name(kind, contrast, options.size)
+            row["weights"][name] = common.weights_hash(kind, contrast, options.size)
             with torch.no_grad():
                 batches = [model(rln.phase_indicators(part), return_iterates=True) for part in cells.split(16)]
             iterates = [torch.cat(parts).flatten(1) for parts in zip(*batches, strict=True)]

@@ -1,4 +1,4 @@
-"""``MASE = 100 mean |y_pred - y_true| / y_R``: how far a predicted field is from the true one."""
+"""``MASE = 100 mean |y_pred - y_true| / y_R``: how far a predicted field is from the true one, and in which waves."""
 
 from __future__ import annotations
 
@@ -20,6 +20,27 @@ def mase(predicted, true) -> torch.Tensor:
             f"{tuple(true.shape)}."
         )
     return 100 * (predicted - true).abs().flatten(1).mean(1)
+
+
+def energy_by_wavelength(field, wavelengths) -> torch.Tensor:
+    """How the mean square of a periodic field divides among its waves, without its mean (Parseval's theorem).
+
+    ``wavelengths`` are bounds in voxels, rising: the first part has the waves up to the first bound, the last those
+    longer than the last one. The parts of a cell add up to its mean square deviation from its mean.
+
+    Shape: (B, N1, N2, N3) -> (B, len(wavelengths) + 1) float64.
+    Raises ValueError for a field of another shape or with NaN, and for bounds that do not rise.
+    """
+    field, bounds = _field("field", field), torch.as_tensor(wavelengths, dtype=torch.float64)
+    if field.ndim != 4:
+        raise ValueError(f"field must have the shape (B, N1, N2, N3); it has {tuple(field.shape)}.")
+    if bounds.ndim != 1 or not bool((bounds.diff(prepend=bounds.new_zeros(1)) > 0).all()):
+        raise ValueError(f"wavelengths must be positive and rise; they are {wavelengths!r}.")
+    energy = torch.fft.fftn(field, dim=(1, 2, 3), norm="forward").abs().square().flatten(1)
+    axes = [torch.fft.fftfreq(n, dtype=torch.float64) for n in field.shape[1:]]
+    length = 1 / torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt().flatten()
+    parts = energy.new_zeros(len(field), len(bounds) + 1)
+    return parts.index_add_(1, torch.bucketize(length[1:], bounds), energy[:, 1:])  # all but the mean
 
 
 def _field(name: str, value) -> torch.Tensor:

@@ -31,3 +31,22 @@ def test_mase_takes_arrays_and_channels():
 def test_bad_input_is_refused(predicted, true):
     with pytest.raises(ValueError):
         rlnlib.mase(predicted, true)
+
+
+def test_energy_by_wavelength_adds_up_to_the_variance_and_finds_a_wave_in_its_band():
+    field = torch.randn(2, 5, 6, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    parts = rlnlib.metrics.energy_by_wavelength(field, (2.5, 4.0))
+    assert torch.allclose(parts.sum(1), field.flatten(1).var(1, correction=0), rtol=1e-12)
+    x = torch.arange(16.0, dtype=torch.float64)[:, None, None].expand(16, 16, 16)
+    for wavelength, band in ((16, 2), (8, 1), (16 / 3, 1), (4, 0)):  # a bound belongs to the band below it
+        wave = 3 + torch.cos(2 * torch.pi * x / wavelength)[None]
+        parts = rlnlib.metrics.energy_by_wavelength(wave, (4, 8))[0]
+        assert abs(float(parts[band]) - 0.5) < 1e-12 and abs(float(parts.sum()) - 0.5) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("shape", "wavelengths"), [((1, 1, 4, 4, 4), (4,)), ((1, 4, 4, 4), (8, 4)), ((1, 4, 4, 4), (0, 4))]
+)
+def test_energy_by_wavelength_refuses_other_shapes_and_bounds(shape, wavelengths):
+    with pytest.raises(ValueError):
+        rlnlib.metrics.energy_by_wavelength(torch.ones(shape), wavelengths)
