@@ -29,8 +29,7 @@ def main():
         for kind in KINDS:
             shipped = rlnlib.load_pretrained(kind, contrast)
             for proximal, size in (("vnet", 31), ("vnet-periodic", 31), ("vnet", 32)):
-                model = rlnlib.RLN(**{**shipped.config, "proximal": proximal})
-                model.load_state_dict(shipped.state_dict())
+                model = shipped.with_options(proximal=proximal)
                 started = time.process_time()
                 predicted = rlnlib.predict_strain(model, sets[size], batch_size=1)
                 seconds = (time.process_time() - started) / options.cells

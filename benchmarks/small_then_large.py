@@ -36,10 +36,8 @@ def main():
             baseline = rlnlib.mase(torch.ones_like(truth), truth)
             energy = metrics.energy_by_wavelength(truth - 1, WAVELENGTHS).mean(0)
             for trained_on in options.sizes:
-                shipped = rlnlib.load_pretrained("rln", contrast, trained_on)
-                model = rlnlib.RLN(**{**shipped.config, "proximal": "vnet-periodic"})
-                model.load_state_dict(shipped.state_dict())
-                fields = iterates(model.eval(), cells)
+                model = rlnlib.load_pretrained("rln", contrast, trained_on).with_options(proximal="vnet-periodic")
+                fields = iterates(model, cells)
                 errors = rlnlib.mase(fields[-1], truth)
                 wrong = metrics.energy_by_wavelength(fields[-1] - truth, WAVELENGTHS).mean(0)
                 row = {

@@ -66,6 +66,20 @@ class RLN(nn.Module):
         iterates = list(solvers.recurrence(fs, reference, self.history))
         return iterates if return_iterates else iterates[-1]
 
+    def with_options(self, **options) -> RLN:
+        """A copy with the same weights and other options: ``proximal="vnet-periodic"``, say, or ``batch_mean=True``.
+
+        Raises ValueError if the weights do not fit, or the proximal is none of the library's, given by name.
+        """
+        if "proximal" not in (config := {**self.config, **options}):
+            raise ValueError("Only a model whose proximal is one of the library's, given by name, can be copied so.")
+        copy = RLN(**config)
+        try:
+            copy.load_state_dict(self.state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"The weights of {self.config} do not fit {config}: {error}") from error
+        return copy.train(self.training)
+
 
 def phase_indicators(stiff, dtype=torch.float32) -> torch.Tensor:
     """m^h of eq. 11 as channels. Shape: (B, N1, N2, N3) bool or 0/1 -> (B, 2, N1, N2, N3), soft then stiff."""

@@ -141,3 +141,17 @@ def test_predictions_without_a_batch_size_are_those_of_the_whole_batch(random_ce
 def test_bad_input_is_refused(call):
     with pytest.raises(ValueError):
         call()
+
+
+def test_a_copy_with_other_options_has_the_same_weights():
+    torch.manual_seed(0)
+    model = RLN(passes=2).eval()
+    copy = model.with_options(proximal="vnet-periodic", batch_mean=True)
+    assert copy.config == {**model.config, "proximal": "vnet-periodic", "batch_mean": True} and not copy.training
+    assert all(torch.equal(a, b) for a, b in zip(copy.parameters(), model.parameters(), strict=True))
+    copy.proximals[0].begin[0].weight.data.zero_()
+    assert model.proximals[0].begin[0].weight.abs().sum() > 0
+    with pytest.raises(ValueError, match="do not fit"):
+        model.with_options(passes=3)
+    with pytest.raises(ValueError, match="by name"):
+        RLN(proximal=lambda inputs: torch.nn.Conv3d(inputs, 1, 1)).with_options(batch_mean=True)
