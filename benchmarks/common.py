@@ -96,10 +96,10 @@ def significant(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def weights_hash(kind: str, contrast: float, size: int) -> str:
-    """The sha256 of a shipped weight file, so that a record says which weights it is of."""
+def weights_used(kind: str, contrast: float, size: int) -> dict[str, str]:
+    """Name and sha256 of a shipped weight file, so that a record says which weights it is of."""
     entries = {(e["kind"], e["contrast"], e["size"]): e["sha256"] for e in checkpoints.catalogue()}
-    return entries[kind, contrast, size]
+    return {checkpoints.shipped_name(kind, contrast, size): entries[kind, contrast, size]}
 
 
 def solve_roughly(stiff, contrast: float, iterations: int, device: str = "cpu", **options) -> rlnlib.Solution:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import rlnlib
-from rlnlib import checkpoints, rln
+from rlnlib import rln
 
 
 def interval(values: np.ndarray, statistic, resamples: int = 2000) -> list[float]:
@@ -42,8 +42,7 @@ def main():
         biases, row = {}, {"contrast": contrast, "weights": {}}
         for kind in rln.KINDS:
             model = rlnlib.load_pretrained(kind, contrast, options.size)
-            name = checkpoints.shipped_name(kind, contrast, options.size)
-            row["weights"][name] = common.weights_hash(kind, contrast, options.size)
+            row["weights"] |= common.weights_used(kind, contrast, options.size)
             with torch.no_grad():
                 batches = [model(rln.phase_indicators(part), return_iterates=True) for part in cells.split(16)]
             iterates = [torch.cat(parts).flatten(1) for parts in zip(*batches, strict=True)]

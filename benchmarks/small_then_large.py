@@ -44,7 +44,7 @@ def main():
                     "trained_on": trained_on,
                     "size": size,
                     "contrast": contrast,
-                    "weights": common.weights_hash("rln", contrast, trained_on),
+                    "weights": common.weights_used("rln", contrast, trained_on),
                     "mean": float(errors.mean()),
                     "deviation": float(errors.std()),
                     "macroscopic_strain": float(baseline.mean()),

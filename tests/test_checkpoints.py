@@ -61,12 +61,13 @@ def test_every_shipped_model_loads_and_predicts(random_cells):
         assert other > 5 * header["metrics"]["mase_mean"]  # the phases exchanged
 
 
-def test_recorded_peaks_are_those_of_the_shipped_weights():
-    """After new weights were shipped, benchmarks/peaks.py has to run again."""
-    record = json.loads((checkpoints.PRETRAINED.parent / "results" / "peaks.json").read_text())
+@pytest.mark.parametrize(("script", "count"), [("peaks", 6), ("small_then_large", 4)])
+def test_records_are_those_of_the_shipped_weights(script, count):
+    """After new weights were shipped, these benchmarks have to run again."""
+    record = json.loads((checkpoints.PRETRAINED.parent / "results" / f"{script}.json").read_text())
     manifest = json.loads((checkpoints.PRETRAINED / "manifest.json").read_text())
     hashes = {name: digest for row in record["rows"] for name, digest in row["weights"].items()}
-    assert len(hashes) == 6
+    assert len(hashes) == count
     assert hashes == {name: manifest[name]["sha256"] for name in hashes}
 
 

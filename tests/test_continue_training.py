@@ -37,7 +37,9 @@ def test_a_shipped_network_is_trained_further_on_another_size_in_slices(data, tm
     model, config, history = training.read_run(tmp_path / "run")
     assert model.config["proximal"] == "vnet-periodic" and config.loss == "mae" and len(history) >= 1
     before = rlnlib.load_pretrained("fln", 10)
-    changes = [float((a - b).detach().abs().max()) for a, b in zip(model.parameters(), before.parameters(), strict=True)]
+    changes = [
+        float((a - b).detach().abs().max()) for a, b in zip(model.parameters(), before.parameters(), strict=True)
+    ]
     assert 0 < max(changes) < 0.2  # it began from them
     stiff, strain = dataset.StrainDataset(data / "other.h5", "validation").tensors()
     error = float(rlnlib.mase(rlnlib.predict_strain(model, stiff, dtype=torch.float32), strain).mean())
