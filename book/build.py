@@ -30,12 +30,13 @@ import nbformat
 import papermill
 import yaml
 
-from rlnlib import claims, model_card
+from rlnlib import claims
 from rlnlib._version import __version__
 from rlnlib.notebook import ALLOWED, bootstrap, current_commit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for whoever imports this file from elsewhere
 import benchmark_page
+import model_card_page
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = ROOT / "notebooks" / "profiles"
@@ -344,7 +345,7 @@ def render(copies: Path) -> Path:
     with (stage / "book" / "differences.md").open("a") as page:
         page.write(differing_claims(ledger))
     with (stage / "book" / "model_card.md").open("a") as page:
-        page.write(model_card.tables())
+        page.write(model_card_page.tables())
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(stage)]
     command += ["--path-output", str(BUILD / "html.partial")]
     shutil.rmtree(BUILD / "html.partial", ignore_errors=True)

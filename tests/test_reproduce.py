@@ -2,11 +2,15 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from rlnlib import checkpoints, model_card, reproduce
+from rlnlib import checkpoints, reproduce
 from rlnlib.reproduce import PROFILES
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "book"))
+import model_card_page
 
 PROFILE = replace(PROFILES["ci"], n=20, size=6, grain_size=(1, 3))
 
@@ -26,7 +30,7 @@ def test_all_six_networks_come_out_with_their_errors_and_weights(tmp_path, monke
     monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "pretrained")
     for name in results:
         assert checkpoints.ship(tmp_path / f"{name}.safetensors") == f"{name}-6"
-    assert model_card.tables().count("| 8 |") == 6  # test cells of each
+    assert model_card_page.tables().count("| 8 |") == 6  # test cells of each
     assert "contrast 50" in reproduce.table(results)
 
 

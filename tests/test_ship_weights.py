@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import pytest
 import torch
 
 import rlnlib
-from rlnlib import checkpoints, dataset, model_card, training
+from rlnlib import checkpoints, dataset, training
 from rlnlib.rln import KINDS, RLN
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "book"))
+import model_card_page
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "ship_weights.py"
 CONFIG = training.TrainingConfig(epochs=2, batch_size=8, augment=True, warm_up=0.1)
@@ -73,7 +77,7 @@ def test_a_training_in_stages_says_all_of_them(ship, tmp_path):
     history = training.read_history(tmp_path / "data" / "results", "history-fln-5-7.csv")
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
     assert all(later["seconds"] >= row["seconds"] for row, later in itertools.pairwise(history))
-    text = model_card.tables()
+    text = model_card_page.tables()
     for expected in (
         '`rlnlib.load_pretrained("fln", 5, size=7)`',
         "recipe, stage 2",
@@ -90,7 +94,7 @@ def test_cells_of_another_data_set_may_be_trained_on_but_no_test_cell(ship, tmp_
     run(tmp_path / "run", other, new())
     about = ship([tmp_path / "run"], data, "a test", train_data=other)[1]
     assert about["training_cells"] == 20 and about["data"]["seed"] == 0 and about["recipe"][0]["data"]["seed"] == 1
-    assert "on a data set of 20 cells of $6^3$" in model_card.tables()
+    assert "on a data set of 20 cells of $6^3$" in model_card_page.tables()
     with pytest.raises(ValueError, match="8 of the 8 test cells were trained on"):
         ship([tmp_path / "run"], data, "a test", train_data=data)
 
@@ -107,7 +111,7 @@ def test_a_network_that_is_none_of_the_three_is_not_shipped(ship, tmp_path):
 
 
 def test_the_model_card_says_what_the_headers_say():
-    text = model_card.tables()
+    text = model_card_page.tables()
     for entry in checkpoints.catalogue():
         header = checkpoints.pretrained_header(entry["kind"], entry["contrast"], entry["size"])
         section = text.split(f"## {entry['kind']}, contrast {entry['contrast']:g}, cells of {entry['size']}³")[1]
@@ -132,4 +136,4 @@ def test_a_file_that_differs_from_its_hash_has_no_model_card(ship, tmp_path):
     file = checkpoints.PRETRAINED / "fln-5.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(OSError, match="hash"):
-        model_card.tables()
+        model_card_page.tables()
