@@ -9,7 +9,7 @@
 
 All cells of --train are trained on; of --data the validation part chooses the best epoch, and the test part is left for
 ship_weights.py. The same command goes on after a kill, or after --slice-minutes. Weights for even sizes go on with the
-V-Net that has no seam on odd ones (the two are the same on even sizes).
+V-Net that has no seam on odd ones (the two are the same on even sizes). The last stage on 16^3 had batches of 16 cells.
 """
 
 from __future__ import annotations
@@ -62,8 +62,6 @@ def main():
     for path in (options.train, options.data):
         if (made_with := dataset.read_parameters(path).contrast) != options.contrast:
             parser.error(f"{path} is of contrast {made_with:g}, not {options.contrast:g}: a network holds for one.")
-    parts = [dataset.StrainDataset(options.train, part).tensors() for part in dataset.SPLITS]
-    stiff, strain = (torch.cat(fields) for fields in zip(*parts, strict=True))
     held_out = tuple(
         field[: options.validation_cells] for field in dataset.StrainDataset(options.data, "validation").tensors()
     )
@@ -72,7 +70,7 @@ def main():
     try:
         history = training.train(
             model.train(),
-            (stiff, strain),
+            dataset.StrainDataset(options.train),
             held_out,
             config,
             options.run,

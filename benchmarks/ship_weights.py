@@ -32,8 +32,7 @@ def described(data: Path) -> dict:
 
 def training_cells(data: Path, whole: bool) -> torch.Tensor:
     """The training part of a data set, or all of it. Shape: -> (n, N, N, N) bool."""
-    splits = dataset.SPLITS if whole else ("train",)
-    return torch.cat([dataset.StrainDataset(data, split).tensors()[0] for split in splits])
+    return dataset.StrainDataset(data, None if whole else "train").tensors()[0]
 
 
 def known(cells: torch.Tensor, others: torch.Tensor) -> int:
