@@ -150,7 +150,8 @@ def train(
         fabric.barrier()
         return time.monotonic()
 
-    with tqdm(total=config.epochs * batches, unit="batch", disable=not progress) as bar:
+    before = state["epoch"] * batches + state["batch"]  # what an earlier call has done says nothing of the rate
+    with tqdm(initial=before, total=config.epochs * batches, unit="batch", disable=not progress) as bar:
         while state["epoch"] < config.epochs and not state["out_of_time"]:
             order = torch.randperm(len(stiff), generator=_generator(config.seed, state["epoch"]))
             order = torch.cat([order, order[: -len(order) % fabric.world_size]])  # an equal share for each process
@@ -159,8 +160,9 @@ def train(
                 bar.update(step + 1 - bar.n)
                 state["seconds"] = _longest(fabric, time.monotonic() - started)
                 done = step / (config.epochs * batches)
-                if config.max_minutes is not None:
-                    done = max(done, state["seconds"] / (60 * config.max_minutes))
+                if config.max_minutes is not None and state["seconds"] > 60 * config.max_minutes * done:
+                    done = state["seconds"] / (60 * config.max_minutes)
+                    bar.total = max(step + 1, round(step / done))  # the batches that the minutes leave time for
                 if done >= 1:
                     state["out_of_time"] = True
                     break

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,17 @@ def test_learning_rate_falls_along_a_cosine(sets, tmp_path):
     assert training._rate(CONFIG, 0) == 2e-3
     assert training._rate(CONFIG, 0.5) == pytest.approx(1e-3, rel=1e-4)
     assert training._rate(CONFIG, 1) == pytest.approx(1e-8)
+
+
+def test_the_bar_counts_down_to_the_minutes(sets, tmp_path, capsys):
+    """What remains is the time that the recipe leaves, not that of epochs which it cuts off; a resumed run too."""
+    config = dataclasses.replace(CONFIG, epochs=100_000, max_minutes=0.05)
+    with pytest.raises(training.Unfinished):
+        train(model(), *sets, config, tmp_path, device="cpu", progress=True, slice_minutes=0.025)
+    train(model(), *sets, config, tmp_path, device="cpu", progress=True)
+    remaining = re.findall(r"<(?:(\d+):)?(\d+):(\d+),", capsys.readouterr().err)
+    assert len(remaining) > 10
+    assert max(3600 * int(h or 0) + 60 * int(m) + int(s) for h, m, s in remaining) < 30
 
 
 def test_losses_are_those_of_the_text_and_of_the_code():
