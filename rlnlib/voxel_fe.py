@@ -7,6 +7,7 @@ space. The strain returned is the mean over the voxel; for a trilinear cube that
 
 from __future__ import annotations
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -68,9 +69,10 @@ def solve_strain(
         reference = choose(phases)
     elif len(reference) != 2:
         raise ValueError(f"reference must be (young, poisson) of the reference medium; it is {reference!r}.")
-    operator = green.GreenOperator(labels.shape[1:], discretization, *reference, dtype=torch.float64, device=device)
     _checks.floating(dtype)
     chunk, workers = at_once(labels[0].numel(), device)
+    make = _kept_operator if chunk > 1 else green.GreenOperator
+    operator = make(labels.shape[1:], discretization, *reference, device=device)
 
     def solve(first: int) -> Solution:
         cells = slice(first, first + chunk)
@@ -129,6 +131,10 @@ def effective_stiffness(stiff, contrast=None, poisson=0.3, **options) -> torch.T
         for unit in torch.eye(6, dtype=torch.float64)
     ]
     return torch.stack(columns, -1)
+
+
+#: Making the operator of a small grid takes as long as solving one cell with it: those last used are kept.
+_kept_operator = functools.lru_cache(maxsize=4)(green.GreenOperator)
 
 
 class VoxelProblem:

@@ -448,3 +448,21 @@ def test_bad_input_is_refused_with_a_sentence(change, sentence):
     arguments = {"stiff": np.eye(4, dtype=bool)[None, None].repeat(4, 1), "contrast": 10.0, **change}
     with pytest.raises(ValueError, match=sentence):
         rlnlib.solve_strain(**arguments)
+
+
+def test_the_operator_of_a_small_grid_is_kept(monkeypatch):
+    """A second call on the same grid makes none, with the same result; another medium does, a large grid keeps none."""
+    made = []
+    start = voxel_fe.green.GreenOperator.__init__
+    monkeypatch.setattr(voxel_fe.green.GreenOperator, "__init__", lambda *a, **k: made.append(a[1]) or start(*a, **k))
+    voxel_fe._kept_operator.cache_clear()
+    cell = rlnlib.generate_cells(1, size=6, grain_size=(1, 3), seed=0)
+    first, second = rlnlib.solve_strain(cell, 10.0), rlnlib.solve_strain(cell, 10.0)
+    assert len(made) == 1 and torch.equal(first.strain, second.strain)
+    rlnlib.solve_strain(cell, 10.0, poisson=0.2)
+    rlnlib.solve_strain(cell[:, :5], 10.0)
+    assert len(made) == 3
+    monkeypatch.setitem(voxel_fe.CHUNK_VOXELS, "cpu", cell.size)
+    for _ in range(2):
+        rlnlib.solve_strain(cell, 10.0)
+    assert len(made) == 5
