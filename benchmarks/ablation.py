@@ -21,9 +21,9 @@ What counts as the paper's statement holding on these runs was fixed before the 
 import itertools
 from pathlib import Path
 
-import common
 import torch
 
+import common
 import rlnlib
 from rlnlib import networks, training
 from rlnlib.rln import KINDS

@@ -6,9 +6,9 @@ Predictions of the shipped RLN in float32 and bfloat16, in the batches that `pre
 single one, and solutions by conjugate gradients that are as accurate as the RLN or better.
 """
 
-import common
 import torch
 
+import common
 import rlnlib
 
 QUESTION = "Cells a second by the number of cells in a call"

@@ -11,9 +11,9 @@ import resource
 import tempfile
 from pathlib import Path
 
-import common
 import torch
 
+import common
 import rlnlib
 from rlnlib import dataset
 

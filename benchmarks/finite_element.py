@@ -9,10 +9,10 @@ the candidates are compared on cells like the paper's, without reference fields:
 import os
 from pathlib import Path
 
-import common  # first: it sets how threads wait
 import numpy as np
 import torch
 
+import common  # first: it sets how threads wait
 import rlnlib
 from rlnlib import green
 

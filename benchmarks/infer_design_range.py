@@ -10,9 +10,9 @@ the differences between them are known better than the means.
 import os
 from pathlib import Path
 
-import common  # first: it sets how threads wait
 import torch
 
+import common  # first: it sets how threads wait
 import rlnlib
 
 ALL = (0.0, 1.0)

@@ -8,9 +8,9 @@ libraries included. Fails above --limit GiB, or if the cell has not converged.
 
 import resource
 
-import common
 import torch
 
+import common
 import rlnlib
 
 GIB = 2**30

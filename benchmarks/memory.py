@@ -10,9 +10,9 @@ compiled loops and torch load at the first call does not count.
 import multiprocessing
 import resource
 
-import common
 import torch
 
+import common
 import rlnlib
 from rlnlib.rln import phase_indicators
 

@@ -14,10 +14,10 @@ import os
 from pathlib import Path
 from statistics import median
 
-import common
 import torch
 import torch.nn.functional as F
 
+import common
 import rlnlib
 from rlnlib.rln import phase_indicators
 

@@ -9,9 +9,9 @@ neither.
 
 import time
 
-import common
 import torch
 
+import common
 import rlnlib
 from rlnlib import notebook
 from rlnlib.rln import KINDS

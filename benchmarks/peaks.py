@@ -12,10 +12,10 @@ the 95 % bootstrap interval over the cells lies on the right side of 0.
   the RLN-t and the RLN do. Intervals of its relative bias, and of the others' bias minus its own.
 """
 
-import common
 import numpy as np
 import torch
 
+import common
 import rlnlib
 from rlnlib import rln
 

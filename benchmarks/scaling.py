@@ -12,7 +12,6 @@ import math
 from statistics import median
 
 import common
-
 import rlnlib
 
 QUESTION = "Seconds a cell against its number of voxels"

@@ -8,12 +8,12 @@ tolerances are those of the nodal forces; the strains are compared. `--direct 0`
 factors of a 31^3 cell do not fit the time.
 """
 
-import common
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 import torch
 
+import common
 import rlnlib
 from rlnlib import elasticity, green
 

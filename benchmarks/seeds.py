@@ -2,17 +2,17 @@
 
     python benchmarks/seeds.py --folder runs/seeds --out data/results/seeds-fln-10.json
 
-Same data, recipe and number of epochs as the shipped weights; the seed draws the first weights, the order of the cells
-and their symmetry copies. The shipped weights fell along the cosine by the clock, these by epochs, so that they come
-out alike on any machine. A run that was cut off goes on from its folder.
+Same data, recipe and number of epochs as the first stage of the shipped weights; the seed draws the first weights,
+the order of the cells and their symmetry copies. The shipped weights fell along the cosine by the clock, these by
+epochs, so that they come out alike on any machine. A run that was cut off goes on from its folder.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
-import common
 import torch
 
+import common
 import rlnlib
 from rlnlib import checkpoints, dataset, training
 from rlnlib.rln import KINDS
@@ -26,7 +26,8 @@ def main():
     parameters = {name: value for name, value in about["data"].items() if name != "sha256"}
     data = dataset.make_dataset(folder / f"contrast-{options.contrast:g}.h5", **parameters)
     sets = {split: dataset.StrainDataset(data, split).tensors() for split in dataset.SPLITS}
-    recipe = replace(training.TrainingConfig(**about["recipe"][0]), epochs=options.epochs, max_minutes=None)
+    stage = {name: value for name, value in about["recipe"][0].items() if name != "data"}  # is there if others follow
+    recipe = replace(training.TrainingConfig(**stage), epochs=options.epochs, max_minutes=None)
     runs = []
     for seed in options.seeds:
         torch.manual_seed(seed)
@@ -43,7 +44,7 @@ def main():
                 "validation_mase": [round(row["validation_mase"], 4) for row in history],
             }
         )
-        result = {"data": about["data"], "recipe": about["recipe"][0], "test_cells": len(errors), "runs": runs}
+        result = {"data": about["data"], "recipe": stage, "test_cells": len(errors), "runs": runs}
         common.write("How much does a line of Table 1 depend on the seed of the training?", options, result)
 
 

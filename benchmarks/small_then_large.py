@@ -9,9 +9,9 @@ squared error of the last iterate divides among waves, by wavelength; beside it 
 
 import math
 
-import common
 import torch
 
+import common
 import rlnlib
 from rlnlib import metrics, rln
 

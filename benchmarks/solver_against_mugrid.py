@@ -159,9 +159,9 @@ def main():
     with multiprocessing.get_context("spawn").Pool(options.cores) as pool:
         import muGrid
         import torch
-        from common import cpu_name
 
         import rlnlib
+        from common import cpu_name
         from rlnlib import green
 
         torch.set_num_threads(options.cores)

@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from statistics import median
 
-import common
 import torch
 
+import common
 import rlnlib
 from rlnlib import checkpoints, green, lippmann_schwinger, solvers, voxel_fe
 from rlnlib.rln import KINDS

@@ -5,9 +5,9 @@
 Each of the three networks in float32 and with its convolutions in bfloat16; the loss is the sum over the passes.
 """
 
-import common
 import torch
 
+import common
 import rlnlib
 from rlnlib.rln import KINDS, RLN, phase_indicators
 

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "book"))
 import benchmark_page
-
-import build  # isort: skip (book/build.py, which the folder build/ must not be taken for)
+import build
 
 ROOT = Path(__file__).resolve().parent.parent
 FOUND = benchmark_page.records(ROOT / "benchmarks" / "results")

@@ -15,6 +15,7 @@ import tifffile
 import torch
 import yaml
 
+import equations
 import rlnlib
 from rlnlib import elasticity, green, lippmann_schwinger, microstructure, networks, notebook, rln
 
@@ -105,10 +106,7 @@ def test_every_equation_of_the_paper_is_numbered_in_the_book():
 
 
 def mentions(text):
-    spec = importlib.util.spec_from_file_location("equations", ROOT / "book" / "equations.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return [found["number"] for found in module.MENTION.finditer(text)]
+    return [found["number"] for found in equations.MENTION.finditer(text)]
 
 
 def test_mentions_of_equations_are_told_from_other_numbers():

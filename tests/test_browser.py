@@ -5,7 +5,6 @@ Needs Chromium and the HTML in build/html; without either the tests are skipped,
 
 import functools
 import http.server
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -15,6 +14,8 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
 import pytest
+
+import build
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "build" / "html"
@@ -239,11 +240,9 @@ def test_the_book_opens_from_disk(browser):
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory):
     """The archive of the book in build/html, packed by ``book/build.py`` and unpacked elsewhere."""
-    spec = importlib.util.spec_from_file_location("build", ROOT / "book" / "build.py")
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
-    build.BUILD = tmp_path_factory.mktemp("packed")
-    target = build.packed(HTML, ROOT / "notebooks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "BUILD", tmp_path_factory.mktemp("packed"))
+        target = build.packed(HTML, ROOT / "notebooks")
     folder = tmp_path_factory.mktemp("unpacked")
     shutil.unpack_archive(target, folder)
     (top,) = folder.iterdir()

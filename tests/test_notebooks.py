@@ -1,7 +1,6 @@
 """The stored notebooks: their form, that they are fresh, and that the runner refuses what it should."""
 
 import ast
-import importlib.util
 import json
 import re
 import shutil
@@ -14,21 +13,15 @@ import pytest
 import torch
 import yaml
 
+import act
+import build
+import install
+import tolerance
 from rlnlib import notebook
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "book" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-build, tolerance = load("build"), load("tolerance")
-sys.modules["build"] = build  # act imports it by this name, as a script beside it
-act = load("act")
 NOTEBOOKS = build.notebooks()
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -184,14 +177,12 @@ def test_half_a_copy_does_not_count(tmp_path):
 
 
 def test_an_old_python_gets_one_sentence(monkeypatch):
-    install = load("install")
     monkeypatch.setattr(install.sys, "version_info", (3, 9, 1))
     with pytest.raises(SystemExit, match=r"3\.9 is too old: Python 3\.10 or newer"):
         install.main()
 
 
 def test_an_environment_without_a_whole_stamp_is_not_current(tmp_path, monkeypatch):
-    install = load("install")
     monkeypatch.setattr(install, "STAMP", str(tmp_path / "stamp"))
     monkeypatch.setattr(install, "PYTHON", "/bin/true")
     assert not install.is_current()

@@ -2,15 +2,12 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
+import model_card_page
 from rlnlib import checkpoints, reproduce
 from rlnlib.reproduce import PROFILES
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "book"))
-import model_card_page
 
 PROFILE = replace(PROFILES["ci"], n=20, size=6, grain_size=(1, 3))
 

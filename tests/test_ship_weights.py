@@ -1,21 +1,18 @@
 """The script that turns a training run into shipped weights, and the page that is made from their headers."""
 
-import importlib.util
 import itertools
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+import model_card_page
 import rlnlib
+import ship_weights
 from rlnlib import checkpoints, dataset, training
 from rlnlib.rln import KINDS, RLN
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "book"))
-import model_card_page
 
 SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "ship_weights.py"
 CONFIG = training.TrainingConfig(epochs=2, batch_size=8, augment=True, warm_up=0.1)
@@ -25,10 +22,7 @@ CONFIG = training.TrainingConfig(epochs=2, batch_size=8, augment=True, warm_up=0
 def ship(tmp_path, monkeypatch):
     """The script's function, which works in a folder of this test."""
     monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "data" / "pretrained")
-    spec = importlib.util.spec_from_file_location("ship_weights", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.ship
+    return ship_weights.ship
 
 
 def run(folder, data, model, config=CONFIG):
