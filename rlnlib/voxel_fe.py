@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from rlnlib import _checks, _compiled, elasticity, green, lippmann_schwinger, solvers
+from rlnlib import _checks, _compiled, _memory, elasticity, green, lippmann_schwinger, solvers
 from rlnlib.solvers import Solution, StoppingRule
 
 #: Voxels solved together. CPU: the two work arrays, 24 values a voxel each, stay near the caches. GPU: fills it.
@@ -110,15 +110,16 @@ def on_cores(function, items, workers: int):
     As fast as several cores for one item on an idle machine; but where another program wants a core, threads that
     spin while they wait for each other take 10 times as long (measured at 31^3), and these do not.
     """
-    if workers == 1 or len(items) == 1:
-        yield from map(function, items)
-        return
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield from pool.map(function, items)
-    finally:
-        torch.set_num_threads(threads)
+    with _memory.kept():
+        if workers == 1 or len(items) == 1:
+            yield from map(function, items)
+            return
+        threads = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                yield from pool.map(function, items)
+        finally:
+            torch.set_num_threads(threads)
 
 
 def effective_stiffness(stiff, contrast=None, poisson=0.3, **options) -> torch.Tensor:
