@@ -29,7 +29,7 @@ NAMES = {"fixed_point": "fixed point", "gradient_descent": "gradient descent", "
 
 
 def in_float64(stiff, contrast, iterations):
-    """Conjugate gradients as in `solve_strain`, with no part in float32. -> strain_xx (B, N, N, N)."""
+    """As in `solve_strain`, but all in float64 and with an operator made anew. -> strain_xx (B, N, N, N)."""
     labels = torch.as_tensor(stiff).long()
     operator = green.GreenOperator(labels.shape[1:])
     load = torch.eye(6, dtype=torch.float64)[:1].expand(len(labels), 6)
