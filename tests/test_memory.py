@@ -12,7 +12,7 @@ import torch
 
 from rlnlib import _memory
 
-if not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"):
+if sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"):
     pytest.skip("not the GNU C library", allow_module_level=True)
 
 #: Pages that the system brings for a second prediction: without the context, alone, and inside another one. In a
@@ -59,7 +59,9 @@ def test_the_system_gets_back_what_is_more_than_a_small_cell_needs():
     assert resident() < before + 1.1 * _memory._REMAINS
 
 
-def test_another_c_library_is_left_alone(monkeypatch):
+@pytest.mark.parametrize("platform", ["linux", "win32"])
+def test_another_c_library_is_left_alone(monkeypatch, platform):
+    monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: types.SimpleNamespace())
     with _memory.kept():
         assert _memory._users == 0
