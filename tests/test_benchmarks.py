@@ -139,7 +139,10 @@ def test_the_limit_of_a_prediction_is_its_ratio_at_the_full_rate_of_the_machine(
     plain = max(rate["median"] for side, rate in record["cells_per_second"].items() if side.startswith("plain"))
     peak = record["matrix_product_gflop_per_second"]["matrix product"]["median"]
     limits = {precision: ratio for precision, _, ratio in benchmark_page.limits(record)}
-    assert limits["float32"] == pytest.approx(peak / record["gflop_per_cell"]["rlnlib"] / plain, rel=0.05)
+    # The page takes the medians turn by turn, so both agree to within the spread of the turns.
+    (ratio,) = (found for sides, found in record["ratio"].items() if sides.startswith("rlnlib / plain"))
+    spread = min(ratio["most"] / ratio["least"] - 1, 0.3)  # the operations of the two sides differ by 0.8
+    assert limits["float32"] == pytest.approx(peak / record["gflop_per_cell"]["rlnlib"] / plain, rel=spread)
     assert f"{limits['float32']:.4g} times the plain one" in benchmark_page.page(FOUND, "# Benchmarks")
 
 
