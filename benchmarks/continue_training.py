@@ -8,9 +8,8 @@
         --after data/pretrained/rln-10.safetensors --device "CPU, 1 thread"
 
 All cells of --train are trained on; of --data the validation part chooses the best epoch, and the test part is left for
-ship_weights.py. The same command goes on after a kill, or after --slice-minutes. On odd sizes weights for even
-ones go on with the V-Net that has no seam there (the two are the same on even sizes). The last stage on 16^3 had
-batches of 16 cells.
+ship_weights.py. The same command goes on after a kill, or after --slice-minutes. On odd sizes, weights for even ones
+go on with the V-Net that has no seam there. The last stage on 16^3 had batches of 16 cells.
 """
 
 from __future__ import annotations
@@ -61,15 +60,13 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for path in (options.train, options.data):
-        parameters = dataset.read_parameters(path)
-        if parameters.contrast != options.contrast:
-            text = f"{path} is of contrast {parameters.contrast:g}, not {options.contrast:g}: a network holds for one."
-            parser.error(text)
+        if (made_with := dataset.read_parameters(path).contrast) != options.contrast:
+            parser.error(f"{path} is of contrast {made_with:g}, not {options.contrast:g}: a network holds for one.")
     held_out = tuple(
         field[: options.validation_cells] for field in dataset.StrainDataset(options.data, "validation").tensors()
     )
     model = rlnlib.load_pretrained(options.kind, options.contrast, options.size)
-    if parameters.size % 2:
+    if dataset.read_parameters(options.train).size % 2:
         model = model.with_options(proximal="vnet-periodic")
     config = recipe(model.passes, options.minutes, options.batch_size, training.fast_precision(options.device))
     try:

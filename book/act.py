@@ -22,9 +22,8 @@ from pathlib import Path
 import nbformat
 import numpy as np
 
+import build
 from rlnlib import claims
-
-import build  # isort: skip (the script beside this one, which the folder build/ must not be taken for)
 
 RECORD = build.ROOT / "tests" / "parameters_act.json"
 #: A small value of each parameter, and another one.

@@ -135,14 +135,16 @@ def test_the_numbers_of_the_page_are_those_of_the_records():
 
 
 def test_the_limit_of_a_prediction_is_its_ratio_at_the_full_rate_of_the_machine():
-    record = FOUND["network_forward"]
-    plain = max(rate["median"] for side, rate in record["cells_per_second"].items() if side.startswith("plain"))
-    peak = record["matrix_product_gflop_per_second"]["matrix product"]["median"]
+    record = copy.deepcopy(FOUND["network_forward"])
     limits = {precision: ratio for precision, _, ratio in benchmark_page.limits(record)}
-    # The page takes the medians turn by turn, so both agree to within the spread of the turns.
-    (ratio,) = (found for sides, found in record["ratio"].items() if sides.startswith("rlnlib / plain"))
-    spread = min(ratio["most"] / ratio["least"] - 1, 0.3)  # the operations of the two sides differ by 0.8
-    assert limits["float32"] == pytest.approx(peak / record["gflop_per_cell"]["rlnlib"] / plain, rel=spread)
+    rates = {side: rate["median"] for side, rate in record["cells_per_second"].items()}
+    plain = max(rate for side, rate in rates.items() if side.startswith("plain"))
+    peak = record["matrix_product_gflop_per_second"]["matrix product"]["median"]
+    # The median of the ratios by turn is not the ratio of the medians: as if all turns had been alike, they are.
+    (pair,) = (sides for sides in record["ratio"] if sides.startswith("rlnlib / plain"))
+    record["ratio"][pair]["median"] = rates["rlnlib"] / plain
+    even = {precision: ratio for precision, _, ratio in benchmark_page.limits(record)}
+    assert even["float32"] == pytest.approx(peak / record["gflop_per_cell"]["rlnlib"] / plain, rel=1e-3)
     assert f"{limits['float32']:.4g} times the plain one" in benchmark_page.page(FOUND, "# Benchmarks")
 
 
