@@ -1,15 +1,15 @@
 """The time-accuracy plane: error against seconds a cell of classical solvers by iteration and of networks by pass.
 
     python benchmarks/time_accuracy.py --out benchmarks/results/time_accuracy_16.json
-    RLN_REFERENCE_DATA=FOLDER python benchmarks/time_accuracy.py --size 31 --cells 4 --contrasts 10 \
+    RLN_REFERENCE_DATA=FOLDER python benchmarks/time_accuracy.py --size 31 --cells 4 \
         --out benchmarks/results/time_accuracy_31.json
 
 The error is the MASE against the converged B-bar field, the mean over the cells. All solvers have that discretization,
 so nothing but the missing iterations separates them from it. Conjugate gradients run as `solve_strain` does, in float32
 confirmed in float64, and in float64 throughout; the iterations on the Lippmann-Schwinger equation in both precisions,
-their clock stopped while the error is taken. Networks: the shipped ones, on the size that they were trained for; with
-RLN_REFERENCE_DATA on cells of 31^3 the released FLN and RLN-t at contrast 10. "one by one": each cell in a call of its
-own; "together": all in one.
+their clock stopped while the error is taken. Networks: those shipped for this size; with RLN_REFERENCE_DATA on cells of
+31^3 and contrast 10 also the FLN and the RLN-t released with the paper. "one by one": each cell in a call of its own;
+"together": all in one.
 """
 
 import os
@@ -21,7 +21,7 @@ import torch
 
 import common
 import rlnlib
-from rlnlib import checkpoints, green, lippmann_schwinger, solvers, voxel_fe
+from rlnlib import checkpoints, lippmann_schwinger, solvers, voxel_fe
 from rlnlib.rln import KINDS
 
 QUESTION = "Error against seconds a cell"
@@ -29,9 +29,9 @@ NAMES = {"fixed_point": "fixed point", "gradient_descent": "gradient descent", "
 
 
 def in_float64(stiff, contrast, iterations):
-    """As in `solve_strain`, but all in float64 and with an operator made anew. -> strain_xx (B, N, N, N)."""
+    """As in `solve_strain`, but all in float64. -> strain_xx (B, N, N, N)."""
     labels = torch.as_tensor(stiff).long()
-    operator = green.GreenOperator(labels.shape[1:])
+    operator = voxel_fe._kept_operator(labels.shape[1:])
     load = torch.eye(6, dtype=torch.float64)[:1].expand(len(labels), 6)
     problem = voxel_fe.VoxelProblem.from_labels(labels, [(1.0, 0.3), (contrast, 0.3)], load, operator)
     u, _ = solvers.conjugate_gradient(problem, solvers.StoppingRule(1e-8, 0.0, iterations))
@@ -55,30 +55,28 @@ def trajectory(name, stiff, contrast, dtype, steps):
 
 
 def networks_for(size, contrast):
-    """Name -> model, and what to say of them."""
-    folder = os.environ.get("RLN_REFERENCE_DATA")
-    trained = {
-        kind: checkpoints.pretrained_header(kind, contrast)["data"]["size"]
-        for kind, ratio in checkpoints.shipped()
-        if ratio == contrast
+    """Kind -> model, and where its weights are from."""
+    shipped = {
+        entry["kind"] for entry in checkpoints.catalogue() if (entry["contrast"], entry["size"]) == (contrast, size)
     }
-    if any(n == size for n in trained.values()):
-        return {kind: rlnlib.load_pretrained(kind, contrast) for kind in KINDS if trained.get(kind) == size}, "shipped"
-    if folder and size == 31 and contrast == 10:
-        path = Path(folder) / "published"
-        files = {"fln": "FLN_c10.model", "rln-t": "RLN_t_c10.model"}
-        return {kind: rlnlib.load_published(path / file) for kind, file in files.items()}, "released with the paper"
-    return {}, "none for this size"
+    folder = os.environ.get("RLN_REFERENCE_DATA")
+    files = {"fln": "FLN_c10.model", "rln-t": "RLN_t_c10.model"} if folder and (size, contrast) == (31, 10) else {}
+    found = {}
+    for kind in KINDS:
+        if kind in shipped:
+            found[kind] = rlnlib.load_pretrained(kind, contrast, size), "shipped with the library"
+        elif kind in files:
+            found[kind] = rlnlib.load_published(Path(folder) / "published" / files[kind]), "released with the paper"
+    return found
 
 
 def main():
     options = common.parse(__doc__, size=16, cells=8, contrasts=(10.0, 50.0), iterations=12, repeats=3)
     cells = torch.from_numpy(rlnlib.generate_cells(options.cells, size=options.size, seed=options.size))
     one_by_one = [cell[None] for cell in cells]
-    rows = []
+    rows, origins = [], {}
     for contrast in options.contrasts:
         true = rlnlib.solve_strain(cells, contrast).strain[:, 0]
-        networks, origin = networks_for(options.size, contrast)
 
         def add(method, precision, mode, steps, seconds, fields, contrast=contrast, true=true):
             """``seconds``: for each step those of the repeats, for all cells."""
@@ -98,14 +96,16 @@ def main():
                 lambda k, c, contrast=contrast: in_float64(c, contrast, k),
             ),
         }
-        for kind, model in networks.items():
+        for kind, (model, origin) in networks_for(options.size, contrast).items():
+            name = kind.upper().replace("-T", "-t")
+            origins[f"{name}, contrast {contrast:g}"] = origin
             for dtype in (torch.float32, torch.bfloat16):
 
                 def predict(k, c, model=model, dtype=dtype):
                     model.passes = k
                     return rlnlib.predict_strain(model, c, dtype=dtype, device=options.device)
 
-                methods[kind.upper().replace("-T", "-t"), str(dtype)[6:]] = range(1, KINDS[kind]["passes"] + 1), predict
+                methods[name, str(dtype)[6:]] = range(1, KINDS[kind]["passes"] + 1), predict
         for mode, parts in {"together": [cells], "one by one": one_by_one}.items():
             found = {}
             sides = {
@@ -131,7 +131,7 @@ def main():
                     list(zip(*(s for s, _ in runs), strict=True)),
                     runs[-1][1],
                 )
-    common.write(QUESTION, options, {"networks": origin, "rows": rows})
+    common.write(QUESTION, options, {"networks": origins, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -233,8 +233,8 @@ def page(found: dict[str, dict], introduction: str) -> str:
         whole, alone, ratio = solver_limit(solver)
         text += f"\nOn one core a voxel of the solver takes {shown(whole)} nanoseconds an iteration, but its parts by "
         text += f"themselves ({', '.join(SOLVER_PARTS)}) {shown(alone)}. The rest is set-up, the residual confirmed in "
-        text += "float64, memory asked for anew and Python between the parts, which two cores share: without it the "
-        text += f"solver would be {shown(ratio)} times muGrid in float32.\n"
+        text += "float64, fields that the caches no longer hold and Python between the parts, which two cores share: "
+        text += f"without it the solver would be {shown(ratio)} times muGrid in float32.\n"
     gpus = sorted({record["machine"]["gpu"] for record in found.values() if record["machine"].get("gpu")})
     text += f"\nOn a GPU: {', '.join(gpus) if gpus else 'not measured'}.\n"
     for name, record in found.items():

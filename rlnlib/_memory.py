@@ -13,7 +13,8 @@ import sys
 import threading
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # the numbers of mallopt(3)
-#: Bytes that stay with the process, so that a loop over small cells does not ask for the same ones in each call.
+#: Bytes at the end of the heap that stay with the process, so that a loop over small cells need not ask for them in
+#: each call; free pages before them go back all the same.
 _REMAINS = 2**28
 _lock = threading.Lock()
 _users = 0

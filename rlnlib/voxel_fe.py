@@ -23,6 +23,9 @@ CHUNK_VOXELS = {"cpu": 2**17, "cuda": 2**23}
 #: Largest ratio of moduli for which the recurrences run in float32; at 1e5 its rounding stalls them.
 _FLOAT32_CONTRAST = 1e3
 
+#: Making the operator of a small grid takes as long as solving one cell with it: those last used are kept.
+_kept_operator = functools.lru_cache(maxsize=4)(green.GreenOperator)
+
 
 def solve_strain(
     stiff,
@@ -132,10 +135,6 @@ def effective_stiffness(stiff, contrast=None, poisson=0.3, **options) -> torch.T
         for unit in torch.eye(6, dtype=torch.float64)
     ]
     return torch.stack(columns, -1)
-
-
-#: Making the operator of a small grid takes as long as solving one cell with it: those last used are kept.
-_kept_operator = functools.lru_cache(maxsize=4)(green.GreenOperator)
 
 
 class VoxelProblem:

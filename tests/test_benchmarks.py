@@ -12,6 +12,7 @@ import pytest
 
 import benchmark_page
 import build
+from rlnlib import checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 FOUND = benchmark_page.records(ROOT / "benchmarks" / "results")
@@ -56,6 +57,15 @@ def test_the_stored_records_are_sound_and_are_those_of_the_scripts():
         assert benchmark_page.faults(name, record) == []
     for name in ("network_forward", "scaling", "batch_size", "memory", "training_step", "time_accuracy_16"):
         assert FOUND[name]["machine"]["cores"] >= 1
+
+
+def test_the_plane_has_the_networks_shipped_for_each_size():
+    shipped = {(entry["kind"], entry["contrast"], entry["size"]) for entry in checkpoints.catalogue()}
+    assert ("rln", 50.0, 31) in shipped
+    for size in (16, 31):
+        rows = FOUND[f"time_accuracy_{size}"]["rows"]
+        drawn = {(row["method"].lower(), row["contrast"], size) for row in rows}
+        assert {key for key in shipped if key[2] == size} <= drawn
 
 
 def broken(name, change):
