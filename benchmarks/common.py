@@ -128,7 +128,7 @@ def write(question: str, options: argparse.Namespace, result: dict) -> None:
     record = {
         "question": question,
         "date": datetime.date.today().isoformat(),
-        "settings": {name: value for name, value in vars(options).items() if name != "out"},
+        "settings": {name: value for name, value in vars(options).items() if name not in ("out", "folder")},
         "machine": {
             "cpu": cpu_name(),
             "cores": torch.get_num_threads(),
