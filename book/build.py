@@ -407,7 +407,7 @@ def differing_claims(entries: list[claims.Entry]) -> str:
 
 def claims_table(entries: list[claims.Entry]) -> str:
     """Claims as a table: the paper's value, ours and on what it was measured, a link to the cell, the status."""
-    text = "| claim (section) | paper | ours | measured on | status |\n|---|---|---|---|---|\n"
+    text = "| claim | paper | ours | measured on | status |\n|---|---|---|---|---|\n"
 
     def shown(value, unit: str) -> str:
         return ("holds" if value else "does not hold") if isinstance(value, bool) else f"{value:,g} {unit}"
@@ -417,8 +417,9 @@ def claims_table(entries: list[claims.Entry]) -> str:
         if entry.where:
             notebook, tag = entry.where
             ours += f' (<a href="../notebooks/{notebook}.html#cell-{tag}">cell</a>)'
+        claim = f"{entry.quote} (section {entry.section})"  # in words: a bare (4) reads as an equation
         published = shown(entry.published, entry.unit)
-        text += f"| {entry.quote} ({entry.section}) | {published} | {ours} | {entry.conditions} | {entry.status} |\n"
+        text += f"| {claim} | {published} | {ours} | {entry.conditions} | {entry.status} |\n"
     return text
 
 

@@ -11,7 +11,7 @@ import re
 from docutils import nodes
 
 TAG = re.compile(r"\\tag\{(\d+[ab]?)\}")
-MENTION = re.compile(r"(?P<open>\(|\beqs?\.\s)(?P<number>\d{1,2}[ab]?)(?![\w.,]*\d)(?=\)|\b)")
+MENTION = re.compile(r"(?P<open>(?<!\w)\(|\beqs?\.\s)(?P<number>\d{1,2}[ab]?)(?![\w.,]*\d)(?=\)|\b)")
 #: Text that is no prose, or a link already.
 SKIPPED = (nodes.reference, nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.title, nodes.raw)
 

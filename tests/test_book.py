@@ -15,9 +15,10 @@ import tifffile
 import torch
 import yaml
 
+import build
 import equations
 import rlnlib
-from rlnlib import elasticity, green, lippmann_schwinger, microstructure, networks, notebook, rln
+from rlnlib import claims, elasticity, green, lippmann_schwinger, microstructure, networks, notebook, rln
 
 ROOT = Path(__file__).resolve().parent.parent
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
@@ -112,6 +113,13 @@ def mentions(text):
 def test_mentions_of_equations_are_told_from_other_numbers():
     assert mentions("by (11) and (13a), see (eq. 29) or eqs. 26 to 28") == ["11", "13a", "29", "26"]
     assert mentions("in (0, 1) of f(x), Fig. 11, (1998), 11 and (1.5)") == ["0"]
+    assert mentions("Journal of the ACM, 12(4):547, and f(1)") == []
+
+
+def test_the_ledger_of_claims_holds_no_number_that_reads_as_an_equation():
+    ledger = claims.ledger(ROOT / "book" / "claims.yml", build.notebooks())
+    assert any(entry.section == "4" for entry in ledger) and mentions("the paper's (4)") == ["4"]
+    assert mentions(build.claims_table(ledger)) == []
 
 
 def test_what_is_cited_is_in_the_bibliography_and_what_is_in_it_is_cited():
