@@ -99,7 +99,8 @@ def predict_strain(
 
     Runs in evaluation mode and leaves the model as it was. ``batch_size`` cells go through the model together; by
     default as many as suit the device (16 for a network that subtracts the mean over its batch). On a CPU each
-    core takes batches of its own. ``dtype=torch.bfloat16`` runs the convolutions in reduced precision.
+    core takes batches of its own. ``dtype=torch.bfloat16`` runs the convolutions in reduced precision, which saves time
+    where :func:`rlnlib.training.fast_precision` is "bf16-mixed", and takes a hundred times as long elsewhere.
 
     Shape: stiff (B, N1, N2, N3) or (N1, N2, N3), bool or 0/1 -> (B, N1, N2, N3) float32 on the CPU.
     Raises ValueError for bad cells, batch size or dtype.

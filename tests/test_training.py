@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -184,3 +185,10 @@ def test_bad_sets_are_refused(sets, tmp_path):
     for bad in ((cells[:0], strain[:0]), (cells, strain[:3]), (cells, strain * float("nan"))):
         with pytest.raises(ValueError, match="train_set"):
             train(model(), bad, held_out, CONFIG, tmp_path, device="cpu")
+
+
+def test_bfloat16_is_not_taken_for_fast_where_the_environment_keeps_torch_from_it():
+    code = "from rlnlib import training; print(training.fast_precision('cpu'))"
+    capped = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2"}
+    done = subprocess.run([sys.executable, "-c", code], env=capped, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "32-true"
