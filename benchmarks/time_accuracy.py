@@ -38,20 +38,20 @@ def in_float64(stiff, contrast, iterations):
     return problem.strain(u, load)[:, 0]
 
 
+@_memory.kept()  # as in solve_strain
 def trajectory(name, stiff, contrast, dtype, steps):
     """Seconds to the iterates ``steps`` of a Lippmann-Schwinger scheme, set-up included, and strain_xx there."""
-    with _memory.kept():  # as in solve_strain
-        started = time.perf_counter()
-        equation = lippmann_schwinger.elastic_equation(stiff, contrast, dtype=dtype)
-        proximal = solvers.ITERATIONS[name](equation)
-        passes = solvers.recurrence((proximal for _ in range(max(steps))), equation.reference)
-        seconds, fields, away = [], [], 0.0
-        for n, y in enumerate(passes, start=1):
-            if n in steps:
-                stopped = time.perf_counter()
-                seconds.append(stopped - started - away)
-                fields.append(y[:, :, 0].mean(1))
-                away += time.perf_counter() - stopped
+    started = time.perf_counter()
+    equation = lippmann_schwinger.elastic_equation(stiff, contrast, dtype=dtype)
+    proximal = solvers.ITERATIONS[name](equation)
+    passes = solvers.recurrence((proximal for _ in range(max(steps))), equation.reference)
+    seconds, fields, away = [], [], 0.0
+    for n, y in enumerate(passes, start=1):
+        if n in steps:
+            stopped = time.perf_counter()
+            seconds.append(stopped - started - away)
+            fields.append(y[:, :, 0].mean(1))
+            away += time.perf_counter() - stopped
     return seconds, fields
 
 
