@@ -1,4 +1,4 @@
-# The two commands: `make book` and `make test`. What they do stands in book/install.py and book/build.py.
+# The two commands: `make book` and `make test`. What they do stands in tools/install.py and tools/build.py.
 PYTHON ?= python3
 PROFILE ?= ci
 VENV := .venv/bin/python
@@ -19,35 +19,35 @@ help:
 	@echo "make clean      delete build/ and .venv/"
 
 install:
-	@$(PYTHON) book/install.py
+	@$(PYTHON) tools/install.py
 
 book: install
-	@$(VENV) book/build.py book --profile $(PROFILE)
+	@$(VENV) tools/build.py book --profile $(PROFILE)
 
 test: install
 	@$(VENV) -m ruff check .
 	@$(VENV) -m mypy
-	@if [ -n "$$RLN_BROWSER" ] || command -v chromium >/dev/null; then $(VENV) book/build.py book; fi # for test_browser
+	@if [ -n "$$RLN_BROWSER" ] || command -v chromium >/dev/null; then $(VENV) tools/build.py book; fi # for test_browser
 	@$(VENV) -m pytest tests
-	@$(VENV) book/build.py compare
+	@$(VENV) tools/build.py compare
 
 avx2: export ATEN_CPU_CAPABILITY := avx2
 avx2: export ONEDNN_MAX_CPU_ISA := AVX2
 avx2: export NUMBA_NUM_THREADS := 1
 avx2: install
-	@$(VENV) book/build.py compare
+	@$(VENV) tools/build.py compare
 
 flakes: install
-	@for run in $$(seq 20); do echo "run $$run of 20"; $(VENV) book/build.py compare || exit 1; done
+	@for run in $$(seq 20); do echo "run $$run of 20"; $(VENV) tools/build.py compare || exit 1; done
 
 act: install
-	@$(VENV) book/act.py
+	@$(VENV) tools/parameters_act.py
 
 archive: install
-	@$(VENV) book/build.py archive
+	@$(VENV) tools/build.py archive
 
 notebooks: install
-	@$(VENV) book/build.py store
+	@$(VENV) tools/build.py store
 
 clean:
 	rm -rf build .venv

@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 
 import rlnlib
-from rlnlib import checkpoints
+from rlnlib import weight_files
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -98,8 +98,8 @@ def significant(value: float) -> float:
 
 def weights_used(kind: str, contrast: float, size: int) -> dict[str, str]:
     """Name and sha256 of a shipped weight file, so that a record says which weights it is of."""
-    entries = {(e["kind"], e["contrast"], e["size"]): e["sha256"] for e in checkpoints.catalogue()}
-    return {checkpoints.shipped_name(kind, contrast, size): entries[kind, contrast, size]}
+    entries = {(e["kind"], e["contrast"], e["size"]): e["sha256"] for e in weight_files.catalogue()}
+    return {weight_files.shipped_name(kind, contrast, size): entries[kind, contrast, size]}
 
 
 def solve_roughly(stiff, contrast: float, iterations: int, device: str = "cpu", **options) -> rlnlib.Solution:
@@ -142,4 +142,4 @@ def write(question: str, options: argparse.Namespace, result: dict) -> None:
     text = json.dumps(record, indent=1) + "\n"
     print(text)
     if options.out:
-        checkpoints.write_atomically(options.out, text.encode())
+        weight_files.write_atomically(options.out, text.encode())

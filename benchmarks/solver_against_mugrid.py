@@ -105,7 +105,8 @@ def iteration_parts(cells, contrast, repeats=30):
     """Nanoseconds a voxel of each part of one float32 iteration of rlnlib on one core, medians."""
     import torch
 
-    from rlnlib import _compiled, green, voxel_fe
+    from rlnlib import green, voxel_fe
+    from rlnlib.fast import loops
 
     labels = torch.from_numpy(cells[:4]).long()
     operator = green.GreenOperator(labels.shape[1:], "hex8")
@@ -125,9 +126,9 @@ def iteration_parts(cells, contrast, repeats=30):
         return statistics.median(times[1:])
 
     def updates():
-        _compiled.advance(u, residual, step, direction, image)
-        _compiled.inner(direction, image)
-        _compiled.inner(residual, image)
+        loops.advance(u, residual, step, direction, image)
+        loops.inner(direction, image)
+        loops.inner(residual, image)
         direction.mul_(0.5).add_(residual)
 
     threads = torch.get_num_threads()

@@ -21,7 +21,8 @@ import torch
 
 import common
 import rlnlib
-from rlnlib import _memory, checkpoints, lippmann_schwinger, solvers, voxel_fe
+from rlnlib import lippmann_schwinger, solvers, voxel_fe, weight_files
+from rlnlib.fast import heap
 from rlnlib.rln import KINDS
 
 QUESTION = "Error against seconds a cell"
@@ -38,7 +39,7 @@ def in_float64(stiff, contrast, iterations):
     return problem.strain(u, load)[:, 0]
 
 
-@_memory.kept()  # as in solve_strain
+@heap.kept()  # as in solve_strain
 def trajectory(name, stiff, contrast, dtype, steps):
     """Seconds to the iterates ``steps`` of a Lippmann-Schwinger scheme, set-up included, and strain_xx there."""
     started = time.perf_counter()
@@ -58,7 +59,7 @@ def trajectory(name, stiff, contrast, dtype, steps):
 def networks_for(size, contrast):
     """Kind -> model, and where its weights are from."""
     shipped = {
-        entry["kind"] for entry in checkpoints.catalogue() if (entry["contrast"], entry["size"]) == (contrast, size)
+        entry["kind"] for entry in weight_files.catalogue() if (entry["contrast"], entry["size"]) == (contrast, size)
     }
     folder = os.environ.get("RLN_REFERENCE_DATA")
     files = {"fln": "FLN_c10.model", "rln-t": "RLN_t_c10.model"} if folder and (size, contrast) == (31, 10) else {}

@@ -1,12 +1,12 @@
 """Companion library to "Recurrent Localization Networks applied to the Lippmann-Schwinger Equation"."""
 
 from rlnlib._version import __version__
-from rlnlib.checkpoints import load_pretrained, load_published
 from rlnlib.metrics import mase
 from rlnlib.microstructure import generate_cells, load_cell
 from rlnlib.rln import RLN, predict_strain
 from rlnlib.solvers import Solution
 from rlnlib.voxel_fe import effective_stiffness, solve_strain
+from rlnlib.weight_files import load_pretrained, load_published
 
 __all__ = [
     "RLN",

@@ -25,8 +25,9 @@ import math
 import torch
 import torch.nn.functional as F
 
-from rlnlib import _checks, _compiled, elasticity
+from rlnlib import _checks, elasticity
 from rlnlib.elasticity import MANDEL_PAIRS, SQRT2
+from rlnlib.fast import loops
 
 DISCRETIZATIONS = ("continuous", "rotated", "hex8", "bbar")
 _CORNERS = tuple(itertools.product((0, 1), repeat=3))
@@ -207,7 +208,7 @@ class GreenOperator:
     def _solve_by_frequency(self, spectrum: torch.Tensor) -> torch.Tensor:
         solved = torch.empty_like(spectrum)
         if spectrum.device.type == "cpu":
-            _compiled.times_by_frequency(self._inverse, spectrum, solved)
+            loops.times_by_frequency(self._inverse, spectrum, solved)
             return solved
         for i in range(3):
             torch.mul(self._inverse[i, 0], spectrum[:, 0], out=solved[:, i])

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from scipy.stats import bootstrap
 
-from rlnlib import checkpoints, dataset, training
+from rlnlib import dataset, training, weight_files
 from rlnlib._version import __version__
 from rlnlib.metrics import mase
 from rlnlib.rln import KINDS, RLN, predict_strain
@@ -115,7 +115,7 @@ def reproduce(profile: Profile, out, device: str = "auto", max_minutes: float | 
             found = results[name]
             about = {key: found[key] for key in ("data", "epochs", "minutes", "device")}
             metrics = {key: found[key] for key in ("mase_mean", "mase_deviation")}
-            checkpoints.save_weights(
+            weight_files.save_weights(
                 out / f"{name}.safetensors",
                 model,
                 kind=kind,
@@ -125,7 +125,7 @@ def reproduce(profile: Profile, out, device: str = "auto", max_minutes: float | 
                 metrics={"split": "test", "cells": found["test_cells"], **metrics},
                 **about,
             )
-            checkpoints.write_atomically(record, json.dumps(results[name]).encode())
+            weight_files.write_atomically(record, json.dumps(results[name]).encode())
     return results
 
 
@@ -178,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
         left = results.pop("left", None)
         if int(os.environ.get("RANK", 0)) == 0:
             content = {"profile": options.profile, "networks": results}
-            checkpoints.write_atomically(out / "results.json", (json.dumps(content, indent=1) + "\n").encode())
+            weight_files.write_atomically(out / "results.json", (json.dumps(content, indent=1) + "\n").encode())
     except (OSError, ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -22,9 +22,9 @@ from lightning_fabric import Fabric
 from tqdm.auto import tqdm
 
 from rlnlib import _checks
-from rlnlib.checkpoints import write_atomically
 from rlnlib.metrics import mase
 from rlnlib.rln import RLN, phase_indicators, predict_strain
+from rlnlib.weight_files import write_atomically
 
 LOSSES = ("mse", "rmse", "mae")
 CHECKPOINT, HISTORY = "checkpoint.pt", "history.csv"

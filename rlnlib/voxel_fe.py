@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from rlnlib import _checks, _compiled, _memory, elasticity, green, lippmann_schwinger, solvers
+from rlnlib import _checks, elasticity, green, lippmann_schwinger, solvers
+from rlnlib.fast import heap, loops
 from rlnlib.solvers import Solution, StoppingRule
 
 #: Voxels solved together. CPU: the two work arrays, 24 values a voxel each, stay near the caches. GPU: fills it.
@@ -113,7 +114,7 @@ def on_cores(function, items, workers: int):
     As fast as several cores for one item on an idle machine; but where another program wants a core, threads that
     spin while they wait for each other take 10 times as long (measured at 31^3), and these do not.
     """
-    with _memory.kept():
+    with heap.kept():
         if workers == 1 or len(items) == 1:
             yield from map(function, items)
             return
@@ -149,7 +150,7 @@ class VoxelProblem:
         self.rhs = torch.empty(0)
         if operator.discretization != "continuous":
             matrices = [green.element_stiffness(operator.discretization, c) for c in unit_stiffness.unbind()]
-            self._blocks = np.stack([_compiled.corner_modes(matrix) for matrix in matrices])
+            self._blocks = np.stack([loops.corner_modes(matrix) for matrix in matrices])
             self._matrices = [matrix.to(moduli) for matrix in matrices]
 
     @classmethod
@@ -177,7 +178,7 @@ class VoxelProblem:
             strain = self.operator.gradient(u)[:, 0]
             return self.operator.divergence(self.stress(strain)[:, None])
         if u.device.type == "cpu":
-            return _compiled.nodal_forces(u, self.moduli, self._blocks)
+            return loops.nodal_forces(u, self.moduli, self._blocks)
         parts = zip(self._matrices, self.moduli[:, None].unbind(2), strict=True)
         forces = [green.to_corners(green.from_corners(matrix, u), modulus) for matrix, modulus in parts]
         return forces[0] if len(forces) == 1 else forces[0] + forces[1]
@@ -211,7 +212,7 @@ class VoxelProblem:
             return uniform + self.operator.gradient(u)[:, 0]
         if u.device.type == "cpu":
             strain = uniform.contiguous()
-            _compiled.mean_strain(u, strain)
+            loops.mean_strain(u, strain)
             return strain
         mean = green.element_gradient(self.operator.discretization).mean(0).flatten(1).to(u)
         return uniform + green.from_corners(mean, u)

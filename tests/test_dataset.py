@@ -18,7 +18,8 @@ import torch
 from torch.utils.data import DataLoader
 
 import rlnlib
-from rlnlib import dataset, reproduce
+from rlnlib import reproduce
+from rlnlib.dataset import making as dataset
 
 SMALL = {"size": 6, "grain_size": (1, 4), "contrast": 10.0, "repeats": 2}
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 import model_card_page
-from rlnlib import checkpoints, reproduce
+from rlnlib import reproduce, weight_files
 from rlnlib.reproduce import PROFILES
 
 PROFILE = replace(PROFILES["ci"], n=20, size=6, grain_size=(1, 3))
@@ -22,11 +22,11 @@ def test_all_six_networks_come_out_with_their_errors_and_weights(tmp_path, monke
     for name, found in results.items():
         assert found["interval"][0] <= found["mase_mean"] <= found["interval"][1]
         assert found["test_cells"] == len(found["mase"]) == 8
-        header = checkpoints.read_header(tmp_path / f"{name}.safetensors")
+        header = weight_files.read_header(tmp_path / f"{name}.safetensors")
         assert header["metrics"]["mase_mean"] == found["mase_mean"]
-    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "pretrained")
+    monkeypatch.setattr(weight_files, "PRETRAINED", tmp_path / "pretrained")
     for name in results:
-        assert checkpoints.ship(tmp_path / f"{name}.safetensors") == f"{name}-6"
+        assert weight_files.ship(tmp_path / f"{name}.safetensors") == f"{name}-6"
     assert model_card_page.tables().count("| 8 |") == 6  # test cells of each
     assert "contrast 50" in reproduce.table(results)
 

@@ -23,7 +23,7 @@ def sets():
     return (cells[:16], strain[:16]), (cells[16:], strain[16:])
 
 
-KILLS = Path(__file__).resolve().parent.parent / "benchmarks" / "kills.py"
+KILLS = Path(__file__).resolve().parent / "stress" / "kill_training.py"
 CONFIG = TrainingConfig(epochs=4, batch_size=6, augment=True)
 
 

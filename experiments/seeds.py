@@ -1,0 +1,52 @@
+"""How much does a line of Table 1 depend on the seed of the training? One network of the book's table, several times.
+
+    python experiments/seeds.py --folder runs/seeds --out data/results/seeds-fln-10.json
+
+Same data, recipe and number of epochs as the first stage of the shipped weights; the seed draws the first weights,
+the order of the cells and their symmetry copies. The shipped weights fell along the cosine by the clock, these by
+epochs, so that they come out alike on any machine. A run that was cut off goes on from its folder.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import common
+import rlnlib
+from rlnlib import dataset, training, weight_files
+from rlnlib.rln import KINDS
+
+
+def main():
+    options = common.parse(__doc__, kind="fln", contrast=10.0, epochs=20, seeds=(0, 1, 2), folder="runs/seeds")
+    torch.set_num_threads(1)
+    folder = Path(options.folder)
+    about = weight_files.pretrained_header(options.kind, options.contrast)
+    parameters = {name: value for name, value in about["data"].items() if name != "sha256"}
+    data = dataset.make_dataset(folder / f"contrast-{options.contrast:g}.h5", **parameters)
+    sets = {split: dataset.StrainDataset(data, split).tensors() for split in dataset.SPLITS}
+    stage = {name: value for name, value in about["recipe"][0].items() if name != "data"}  # is there if others follow
+    recipe = replace(training.TrainingConfig(**stage), epochs=options.epochs, max_minutes=None)
+    runs = []
+    for seed in options.seeds:
+        torch.manual_seed(seed)
+        model = rlnlib.RLN(**KINDS[options.kind])
+        config = replace(recipe, seed=seed)
+        run = folder / f"{options.kind}-{options.contrast:g}-{seed}"
+        history = training.train(model, sets["train"], sets["validation"], config, run, device="cpu", progress=True)
+        errors = rlnlib.mase(rlnlib.predict_strain(model, sets["test"][0]), sets["test"][1])
+        runs.append(
+            {
+                "seed": seed,
+                "mase_mean": round(float(errors.mean()), 4),
+                "mase_deviation": round(float(errors.std()), 4),
+                "validation_mase": [round(row["validation_mase"], 4) for row in history],
+            }
+        )
+        result = {"data": about["data"], "recipe": stage, "test_cells": len(errors), "runs": runs}
+        common.write("How much does a line of Table 1 depend on the seed of the training?", options, result)
+
+
+if __name__ == "__main__":
+    main()

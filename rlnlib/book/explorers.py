@@ -1,0 +1,184 @@
+"""(cell, contrast, slice, iteration) -> picture: widgets for live notebooks, with a player where no kernel answers.
+
+Needs ipywidgets (the ``book`` extra). Not imported by the library itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+
+import ipywidgets as widgets
+import torch
+from matplotlib.figure import Figure
+
+from rlnlib import lippmann_schwinger, microstructure, rln, solvers, voxel_fe, weight_files
+from rlnlib.book import figures
+from rlnlib.metrics import mase
+
+
+class Explorer(widgets.VBox):
+    """Controls, the picture that ``draw(**values)`` makes of them, and a line of text; any change draws again.
+
+    ``draw`` returns a figure and the line. Where no kernel answers, as on the pages of the book, a player takes the
+    place of the widgets: it goes through the values ``frames`` of the control named ``turn``.
+    """
+
+    def __init__(
+        self,
+        controls: dict[str, widgets.Widget],
+        draw: Callable[..., tuple[Figure, str]],
+        turn: str,
+        frames: Sequence[int],
+        caption: str,
+        alt: str,
+    ):
+        self.controls, self.draw = controls, draw
+        self.turn, self.frames, self.texts = turn, frames, (caption, alt)
+        self.view, self.line = widgets.Image(format="png"), widgets.HTML()
+        super().__init__([*controls.values(), self.view, self.line])
+        for control in controls.values():
+            control.observe(self.refresh, "value")
+        self.refresh()
+
+    @property
+    def values(self) -> dict:
+        return {name: control.value for name, control in self.controls.items()}
+
+    def refresh(self, change=None) -> None:
+        """Draw the present values; the callback of every control."""
+        figure, text = self.draw(**self.values)
+        self.view.value, self.line.value = figures.png(figure), text
+
+    def page(self) -> str:
+        """The player that stands in for the widgets."""
+        drawn = [self.draw(**{**self.values, self.turn: value}) for value in self.frames]
+        return figures.player_page([figure for figure, _ in drawn], [text for _, text in drawn], *self.texts, self.turn)
+
+    def _repr_mimebundle_(self, **options):
+        data = super()._repr_mimebundle_(**options)
+        return {**data, "text/html": self.page()}
+
+
+def _slider(kind, description: str, value, low, high, **options) -> widgets.Widget:
+    return kind(
+        value=value,
+        min=low,
+        max=high,
+        description=description,
+        continuous_update=False,  # draw when the slider is let go
+        style={"description_width": "9rem"},
+        layout=widgets.Layout(width="min(32rem, 100%)"),
+        **options,
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _cell(size: int, grain_size: int, stiff_fraction: float, seed: int):
+    fraction = (stiff_fraction, stiff_fraction)
+    return microstructure.generate_cells(1, size, (grain_size, grain_size), fraction, seed=seed)
+
+
+@functools.lru_cache(maxsize=8)
+def _strain(size, grain_size, stiff_fraction, seed, contrast, iterations=2000) -> torch.Tensor:
+    """strain_xx after that many iterations of conjugate gradients at most. Shape: -> (N, N, N)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # few iterations do not converge, and are meant not to
+        cell = _cell(size, grain_size, stiff_fraction, seed)
+        return voxel_fe.solve_strain(cell, contrast, rtol=1e-6, max_iterations=iterations).strain[0, 0]
+
+
+def explore_cell(size: int = 16, grain_size: int = 6, contrast: float = 50.0, seed: int = 0) -> Explorer:
+    """A random cell and its axial strain, slice by slice: grain size, stiff fraction, contrast, seed and iteration.
+
+    Raises ValueError for a size, grain size, contrast or seed that :func:`rlnlib.generate_cells` or
+    :func:`rlnlib.solve_strain` refuse.
+    """
+
+    def draw(grain_size, stiff_fraction, contrast, seed, iterations, slice):
+        key = size, grain_size, stiff_fraction, seed
+        contrast = round(contrast, 1)
+        strain = _strain(*key, contrast, iterations)
+        error = float(mase(strain[None], _strain(*key, contrast)[None]))
+        pictures = [_cell(*key)[0] * 3.0, strain]
+        figure = figures.slices(pictures, ["phases", "strain xx"], index=slice, limits=(0, 3), label="strain xx")
+        return figure, f"slice {slice}: largest strain {float(strain[:, :, slice].max()):.1f}, error {error:.1f} %"
+
+    controls = {
+        "grain_size": _slider(widgets.IntSlider, "grain size", grain_size, 1, min(10, size)),
+        "stiff_fraction": _slider(widgets.FloatSlider, "stiff fraction", 0.4, 0.05, 0.95, step=0.05),
+        "contrast": _slider(widgets.FloatLogSlider, "contrast", contrast, 0, 3, step=0.1),
+        "seed": _slider(widgets.IntSlider, "seed", seed, 0, 99),
+        "iterations": _slider(widgets.IntSlider, "CG iterations", 60, 1, 60),
+        "slice": _slider(widgets.IntSlider, "slice", size // 2, 0, size - 1),
+    }
+    step = max(1, size // 8)
+    return Explorer(
+        controls,
+        draw,
+        "slice",
+        range(0, size, step),
+        f"A random cell of {size}³ voxels at contrast {contrast:g} (yellow: stiff) and its axial strain, every "
+        f"{step} slices along z; the load acts from bottom to top. The scale ends at 3.",
+        "Two maps of one slice. Left, yellow stiff grains in a purple matrix. Right, the strain: dark in the grains, "
+        "bright in the soft gaps above and below them.",
+    )
+
+
+def explore_solvers(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Explorer:
+    """Moulinec's fixed point, conjugate gradients and the shipped RLN on one cell, iteration by iteration.
+
+    The RLN has five passes and stays at its last. ``contrast`` is 10 or 50, for which networks are shipped.
+    Raises ValueError for another contrast.
+    """
+    if contrast not in (10, 50):
+        raise ValueError(f"contrast must be 10 or 50, for which networks are shipped; it is {contrast!r}.")
+
+    @functools.lru_cache(maxsize=4)
+    def iterates(grain_size, contrast, seed):
+        """strain_xx by iteration for each solver. Shape: -> dict of lists of (N, N, N)."""
+        key = size, grain_size, 0.4, seed
+        cell = _cell(*key)
+        equation = lippmann_schwinger.elastic_equation(cell, contrast)
+        passes = [equation.reference, *solvers.recurrence([solvers.moulinec(equation)] * 10, equation.reference)]
+        with torch.no_grad():
+            network = weight_files.load_pretrained("rln", contrast)
+            predicted = network(rln.phase_indicators(cell), return_iterates=True)
+        start = torch.ones(cell.shape[1:], dtype=torch.float64)
+        return {
+            "fixed point": [y.mean(1)[0, 0] for y in passes],
+            "conj. gradients": [start, *(_strain(*key, contrast, i) for i in range(1, 11))],
+            "RLN": [start, *(y[0, 0].double() for y in predicted)],
+        }
+
+    def draw(grain_size, contrast, seed, iteration):
+        truth = _strain(size, grain_size, 0.4, seed, contrast)
+        now = {
+            name: fields[min(iteration, len(fields) - 1)]
+            for name, fields in iterates(grain_size, contrast, seed).items()
+        }
+        errors = {name: float(mase(field[None], truth[None])) for name, field in now.items()}
+        titles = [f"{name}: {error:.0f} %" for name, error in errors.items()] + ["solution"]
+        figure = figures.slices([*now.values(), truth], titles, limits=(0, 3), label="strain xx")
+        listed = ", ".join(f"{name} {error:.0f} %" for name, error in errors.items())
+        return figure, f"iteration {iteration}: {listed}"
+
+    controls = {
+        "grain_size": _slider(widgets.IntSlider, "grain size", 6, 1, min(10, size)),
+        "contrast": widgets.ToggleButtons(options=[10.0, 50.0], value=float(contrast), description="contrast"),
+        "seed": _slider(widgets.IntSlider, "seed", seed, 0, 99),
+        "iteration": _slider(widgets.IntSlider, "iteration", 3, 0, 10),
+    }
+    return Explorer(
+        controls,
+        draw,
+        "iteration",
+        range(11),
+        f"Axial strain and mean absolute strain error by iteration, on one cell of {size}³ voxels at contrast "
+        f"{contrast:g}: Moulinec's fixed point, conjugate gradients, and the five passes of the shipped RLN, which was "
+        "trained on cells of 16³ voxels.",
+        "Four maps of one slice: three solvers and the solution. All start uniform. The network's map changes most in "
+        "its first pass and stays as it is after the fifth; those of conjugate gradients and, more slowly, of the "
+        "fixed point come closer to the solution with each iteration.",
+    )

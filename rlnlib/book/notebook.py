@@ -1,0 +1,162 @@
+"""What the first cells of every notebook do: seed, find the device, say what the page was made with."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import torch
+from IPython.display import Markdown, display
+
+from rlnlib import _checks, weight_files
+from rlnlib._version import __version__
+
+# Source of the first code cell of every notebook: nothing happens where the library is there. Where it is not, as in
+# Colab, its repository is fetched, with the data and weights, and only packages that are missing are installed.
+BOOTSTRAP = """\
+# Where rlnlib is missing (Colab), fetch it and the packages that it lacks; numpy and torch stay as they are.
+import importlib.util
+
+if importlib.util.find_spec("rlnlib") is None:
+    import importlib.metadata as metadata
+    import os
+    import re
+    import subprocess
+    import sys
+
+    repository = os.environ.get("RLN_REPOSITORY") or REPOSITORY
+    if not repository:
+        raise ModuleNotFoundError("rlnlib is not installed: set RLN_REPOSITORY to its address and run this cell again.")
+    pip = [sys.executable, "-m", "pip", "install", "-q"]
+    if not os.path.exists("rln-book"):
+        subprocess.run(["git", "clone", "-q", "--depth", "1", repository, "rln-book"], check=True)
+    subprocess.run([*pip, "--no-deps", "-e", "rln-book"], check=True)
+    sys.path.insert(0, os.path.abspath("rln-book"))
+    importlib.invalidate_caches()
+    there = {re.sub(r"[-_.]+", "-", d.metadata["Name"]).lower(): d.version for d in metadata.distributions()}
+    wanted = [r for r in metadata.requires("rlnlib") if "extra ==" not in r] + ["ipywidgets>=8.0"]
+    missing = [r for r in wanted if re.match(r"[\\w.-]+", r)[0].lower() not in there]
+    with open("keep.txt", "w") as keep:
+        keep.writelines(f"{name}=={there[name]}\\n" for name in ("numpy", "torch") if name in there)
+    if missing:
+        subprocess.run([*pip, "-c", "keep.txt", *missing], check=True)"""
+
+
+def bootstrap(repository: str = "") -> str:
+    """Source of the bootstrap cell for a repository's address; without one, the cell asks for it in one sentence."""
+    return BOOTSTRAP.replace("REPOSITORY\n", f"{repository!r}\n".replace("'", '"'), 1)
+
+
+def start(seed: int = 0, device: str = "auto") -> torch.device:
+    """Seed Python, NumPy and torch, choose the device, and show the provenance line; returns the device.
+
+    ``device`` is "auto" (a GPU if there is one), "cpu" or "cuda".
+    Raises ValueError for a seed below 0, an unknown device, or "cuda" where there is none.
+    """
+    seed = _checks.positive_integer("seed", seed, least=0)
+    _checks.one_of("device", device, ("auto", "cpu", "cuda"))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError('device is "cuda", but torch finds no GPU here: use "auto" or "cpu".')
+    chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    display(Markdown(f"*{provenance(chosen)}, seed {seed}.*"))
+    return chosen
+
+
+#: What the parameters of the notebooks may be: (least, greatest) of a number, or the words allowed. The least sizes are
+#: those that the generator's grains of up to 10 voxels fit into, also in a cell one voxel smaller.
+ALLOWED: dict[str, tuple] = {
+    **dict.fromkeys(("cell_size", "sample_size"), (10, 512)),
+    "training_size": (11, 512),
+    "grid_size": (3, 9),  # its operators are full matrices of 6 * 9**3 columns
+    **dict.fromkeys(("grain_size", "largest_grain"), (1, 512)),
+    **dict.fromkeys(("n_train", "n_validation", "n_compared", "n_statistics"), (1, 10**6)),
+    **dict.fromkeys(("n_test", "n_points"), (2, 10**6)),
+    **dict.fromkeys(("n_cells", "n_passes"), (5, 10**6)),
+    **dict.fromkeys(("epochs", "batch_size", "repeats", "n_descents"), (1, 10**6)),
+    "refinement": (1, 8),
+    **dict.fromkeys(("contrast", "conductivity", "reference_young"), (1e-6, 1e6)),
+    "largest_contrast": (3.0, 1e6),  # the sweeps start at 2 and 3
+    "reference_poisson": (-0.99, 0.499),
+    "stiff_fraction": (0.0, 1.0),
+    "discretization": ("continuous", "rotated", "hex8", "bbar"),
+    "network": ("fln", "rln-t", "rln"),
+}
+
+
+def check(*, shipped: bool = False, **parameters) -> None:
+    """Stop in the first cell if a parameter cannot be used: ``check(cell_size=cell_size, contrast=contrast)``.
+
+    Each is held against its line in :data:`ALLOWED`; numbers with whole limits must be whole. ``cell_file`` must be
+    empty or be there, grains must fit into the cell, and ``n_cells`` must be a multiple of ``repeats``, where both are
+    given. With ``shipped``, ``contrast`` must be one that networks are shipped for.
+    Raises ValueError with one sentence that says what was expected and what came, and for a name without a line.
+    """
+    for name, value in parameters.items():
+        if name == "cell_file":
+            if not isinstance(value, str) or (value and not Path(value).exists()):
+                raise ValueError(f"cell_file must be empty or name what is there, not {value!r}: change the parameter.")
+            continue
+        if name not in ALLOWED:
+            raise ValueError(f"There is no rule for {name!r}: write one in rlnlib.book.notebook.ALLOWED.")
+        allowed = ALLOWED[name]
+        if isinstance(allowed[0], str):
+            _checks.one_of(name, value, allowed)
+            continue
+        least, greatest = allowed
+        whole = isinstance(least, int)
+        kinds = (int, np.integer) if whole else (int, float, np.number)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= greatest:
+            kind = "a whole number" if whole else "a number"
+            raise ValueError(
+                f"{name} must be {kind} from {least:g} to {greatest:g}, not {value!r}: change the parameter."
+            )
+    for grain in ("grain_size", "largest_grain"):
+        for size in ("cell_size", "sample_size"):
+            if parameters.get(grain, 0) > parameters.get(size, np.inf):
+                raise ValueError(
+                    f"{grain} must not exceed {size}, which is {parameters[size]}; it is {parameters[grain]}: "
+                    f"change one of them."
+                )
+    if parameters.get("n_cells", 0) % parameters.get("repeats", 1):
+        raise ValueError(
+            f"n_cells must be a multiple of repeats, which is {parameters['repeats']}; it is {parameters['n_cells']}: "
+            f"change one of them."
+        )
+    if shipped and parameters.get("contrast") not in (ratios := sorted({ratio for _, ratio in weight_files.shipped()})):
+        raise ValueError(
+            f"contrast must be {' or '.join(f'{ratio:g}' for ratio in ratios)}, for which networks are shipped, not "
+            f"{parameters.get('contrast')!r}: change the parameter."
+        )
+
+
+def provenance(device: torch.device) -> str:
+    """Library version and commit, profile, device and torch version, in one line."""
+    made_with = [f"rlnlib {__version__}"]
+    if commit := current_commit():
+        made_with.append(f"commit {commit}")
+    if profile := os.environ.get("RLN_PROFILE"):
+        made_with.append(f"profile {profile}")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return ", ".join([*made_with, name, f"torch {torch.__version__}"])
+
+
+def current_commit() -> str | None:
+    """Short hash of the library's git checkout, with ``+`` if files differ from it; None outside of a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+
+    def git(*words):
+        return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, timeout=20).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short", "HEAD")
+        return commit + ("+" if commit and git("status", "--porcelain", "rlnlib") else "") or None
+    except (OSError, subprocess.TimeoutExpired):
+        return None

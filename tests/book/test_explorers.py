@@ -1,0 +1,64 @@
+"""Every control of every explorer is moved, as a hand would in a live notebook."""
+
+import matplotlib.pyplot as plt
+import pytest
+
+pytest.importorskip("ipywidgets")
+
+from rlnlib.book import explorers
+
+MOVED = {
+    "cell": {"grain_size": 2, "stiff_fraction": 0.6, "contrast": 10.0, "seed": 1, "iterations": 2, "slice": 1},
+    "solvers": {"grain_size": 2, "contrast": 10.0, "seed": 1, "iteration": 1},
+}
+
+
+def make(name):
+    return {"cell": explorers.explore_cell, "solvers": explorers.explore_solvers}[name](size=8)
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_every_control_draws_another_picture(name):
+    left = plt.get_fignums()  # by others
+    explorer = make(name)
+    assert set(explorer.controls) == set(MOVED[name])
+    for control, value in MOVED[name].items():
+        before = explorer.view.value, explorer.line.value
+        explorer.controls[control].value = explorer.controls[control].value
+        assert (explorer.view.value, explorer.line.value) == before, "nothing moved"
+        explorer.controls[control].value = value
+        assert bytes(explorer.view.value).startswith(b"\x89PNG") and explorer.view.value != before[0], control
+    assert plt.get_fignums() == left
+
+
+def test_the_iterations_of_a_cell_lower_its_error():
+    explorer = explorers.explore_cell(size=8)
+    errors = []
+    for iterations in (1, 4, 60):
+        explorer.controls["iterations"].value = iterations
+        errors.append(float(explorer.line.value.split("error ")[1].rstrip(" %")))
+    assert errors[0] > errors[1] > errors[2] == 0.0
+
+
+def test_the_network_stays_at_its_last_pass_where_the_solvers_go_on():
+    explorer = explorers.explore_solvers(size=8)
+    lines = {}
+    for iteration in (0, 5, 10):
+        explorer.controls["iteration"].value = iteration
+        lines[iteration] = explorer.line.value.split(": ")[1].split(", ")
+    assert len({line.split()[-2] for line in lines[0]}) == 1, "one start for all"
+    assert lines[5][2] == lines[10][2] and lines[5][:2] != lines[10][:2]
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_player_stands_where_no_kernel_answers(name):
+    explorer = make(name)
+    bundle = explorer._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert bundle["text/html"] == explorer.page() and 'class="rln-figure rln-player"' in bundle["text/html"]
+    assert bundle["text/html"].count("<img") == len(explorer.frames) > 2
+
+
+def test_a_contrast_without_a_network_is_refused():
+    with pytest.raises(ValueError, match="contrast"):
+        explorers.explore_solvers(size=8, contrast=20.0)

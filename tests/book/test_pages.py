@@ -1,0 +1,225 @@
+"""The pages beside the notebooks, checked against the library; and cells that all notebooks share."""
+
+import ast
+import importlib.util
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import yaml
+
+import build
+import rlnlib
+import sphinx_equations as equations
+from rlnlib import elasticity, green, lippmann_schwinger, microstructure, networks, rln
+from rlnlib.book import claims, notebook
+
+ROOT = Path(__file__).resolve().parents[2]
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+CHAPTERS = [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
+NOTEBOOKS = [ROOT / f"{file}.ipynb" for file in CHAPTERS if file.startswith("notebooks/")]
+CELLS = {path.stem: json.loads(path.read_text())["cells"] for path in NOTEBOOKS}
+PROSE = {
+    **{path.stem: "\n".join("".join(c["source"]) for c in CELLS[path.stem] if c["cell_type"] == "markdown")
+       for path in NOTEBOOKS},
+    **{path.stem: path.read_text() for path in (ROOT / "book").glob("*.md")},
+}  # fmt: skip
+
+CELL = microstructure.generate_cells(2, size=4, grain_size=(1, 2), seed=1)  # B = 2, N = 4
+SIZES = {"B": 2, "N": 4, "G": 8}
+
+
+def notation():
+    """Rows of the table: symbol, meaning, code, shape, unit."""
+    lines = [line for line in (ROOT / "book" / "notation.md").read_text().splitlines() if line.startswith("|")]
+    return [[part.strip() for part in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def named(code):
+    """What a name of the notation page stands for; None for one that is not there."""
+    name = code.strip("`").split("(")[0]
+    parts = name.split(".")
+    module = importlib.util.find_spec(f"rlnlib.{parts[0]}")
+    thing = importlib.import_module(module.name) if module else getattr(rlnlib, parts[0], None)
+    for part in parts[1:]:
+        fields = getattr(thing, "__dataclass_fields__", {})
+        thing = fields[part] if part in fields else getattr(thing, part, None)
+    return thing
+
+
+CODES = [row[2].strip("`") for row in notation() if row[2].startswith("`")]
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_name_of_the_notation_page_exists(code):
+    thing = named(code)
+    assert thing is not None
+    if argument := re.search(r"\((\w+)\)", code):
+        assert argument[1] in inspect.signature(thing).parameters
+
+
+def test_a_name_that_does_not_exist_is_found_out():
+    assert named("solvers.moulin") is None and named("Solution.strains") is None and named("nothing") is None
+
+
+def called():
+    """An array for each name of the page with a shape, by calling what it names."""
+    solution = rlnlib.solve_strain(CELL, 10.0, rtol=1e-4)
+    equation = lippmann_schwinger.elastic_equation(CELL, 10.0)
+    operator = green.GreenOperator(CELL.shape[1:])
+    return {
+        "rln.phase_indicators": rln.phase_indicators(CELL),
+        "generate_cells": torch.from_numpy(CELL),
+        "Solution.stress": solution.stress,
+        "Solution.strain": solution.strain,
+        "Solution.effective_stress": solution.effective_stress,
+        "elasticity.isotropic_stiffness": elasticity.isotropic_stiffness(1.0, 0.3),
+        "effective_stiffness": rlnlib.effective_stiffness(CELL, 10.0, rtol=1e-4),
+        "green.GreenOperator.displacement": operator.displacement(torch.zeros(2, 3, *CELL.shape[1:]).double()),
+        "lippmann_schwinger.green_kernel": lippmann_schwinger.green_kernel(operator),
+        "lippmann_schwinger.phase_kernels": lippmann_schwinger.phase_kernels(operator, [(1.0, 0.3), (10.0, 0.3)]),
+        "lippmann_schwinger.GoverningEquation.reference": equation.reference,
+        "lippmann_schwinger.GoverningEquation.phi": equation.phi(equation.reference),
+        "predict_strain": rlnlib.predict_strain(rlnlib.RLN(passes=1), CELL),
+        "networks.VNet": networks.VNet()(torch.zeros(2, 6, *CELL.shape[1:])),
+        "mase": rlnlib.mase(torch.ones(CELL.shape), torch.ones(CELL.shape)),
+    }
+
+
+def test_a_shape_of_the_notation_page_is_what_a_call_returns():
+    stated = {row[2].strip("`"): row[3].strip("`") for row in notation() if row[3]}
+    arrays = called()
+    assert set(stated) == set(arrays)
+    for name, shape in stated.items():
+        sizes = [SIZES.get(part, part) for part in re.findall(r"\w+", shape)]
+        assert [int(size) for size in sizes] == list(arrays[name].shape), name
+
+
+def test_every_equation_of_the_paper_is_numbered_in_the_book():
+    tags = re.findall(r"\\tag\{(\w+)\}", "\n".join(PROSE[name] for name in CELLS))
+    assert set(tags) >= {str(n) for n in range(1, 30) if n != 13} | {"13a", "13b"}
+
+
+def mentions(text):
+    return [found["number"] for found in equations.MENTION.finditer(text)]
+
+
+def test_mentions_of_equations_are_told_from_other_numbers():
+    assert mentions("by (11) and (13a), see (eq. 29) or eqs. 26 to 28") == ["11", "13a", "29", "26"]
+    assert mentions("in (0, 1) of f(x), Fig. 11, (1998), 11 and (1.5)") == ["0"]
+    assert mentions("Journal of the ACM, 12(4):547, and f(1)") == []
+
+
+def test_the_ledger_of_claims_holds_no_number_that_reads_as_an_equation():
+    ledger = claims.ledger(ROOT / "book" / "claims.yml", build.notebooks())
+    assert any(entry.section == "4" for entry in ledger) and mentions("the paper's (4)") == ["4"]
+    assert mentions(build.claims_table(ledger)) == []
+
+
+def test_what_is_cited_is_in_the_bibliography_and_what_is_in_it_is_cited():
+    entries = set(re.findall(r"^@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text(), flags=re.M))
+    cited = {
+        key for text in PROSE.values() for keys in re.findall(r"\{cite\}`([^`]+)`", text) for key in keys.split(",")
+    }
+    assert cited == entries
+
+
+def test_glossary_is_in_order():
+    words = re.findall(r"^(\S.*)\n    \S", (ROOT / "book" / "glossary.md").read_text(), flags=re.M)
+    assert len(words) > 15 and words == sorted(words, key=str.lower)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_exercises_have_a_hidden_solution_each(name):
+    exercises = re.findall(r"^(\d)\. ", PROSE[name].split("## Exercises")[1], flags=re.M)
+    solutions = [c for c in CELLS[name] if "hide-cell" in c["metadata"].get("tags", [])]
+    numbered = [match[1] for c in solutions if (match := re.match(r"# (\d)\.", "".join(c["source"])))]
+    assert len(exercises) >= 2 and exercises == sorted(set(numbered))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_first_code_cell_fetches_the_library_where_it_is_missing(name):
+    """The same cell in every notebook, but for the one address of the repository, and it is valid Python."""
+    first = next(c for c in CELLS[name] if c["cell_type"] == "code")
+    source = "".join(first["source"])
+    (address,) = re.findall(r'get\("RLN_REPOSITORY"\) or "(.*)"', source)
+    assert source == notebook.bootstrap(address)
+    assert first["metadata"]["tags"] == ["bootstrap", "remove-cell"]
+    ast.parse(source)
+
+
+def test_the_bootstrap_cell_asks_for_the_address_where_it_knows_none(tmp_path):
+    def run(*options):
+        return subprocess.run(
+            [sys.executable, *options, "-c", notebook.bootstrap()], capture_output=True, text=True, cwd=tmp_path, env={}
+        )
+
+    without = run("-I", "-S")  # no packages at all
+    assert without.returncode and "set RLN_REPOSITORY to its address" in without.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_bootstrap_cell_does_nothing_where_the_library_is(monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("something was run"))
+    exec(notebook.bootstrap("https://example.org/x"), {})
+
+
+def recipes(page="book/rerun.md"):
+    """The Python of a page, block by block."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.S)
+
+
+@pytest.mark.parametrize(("page", "image"), [("book/rerun.md", "my_cell.tif"), ("README.md", "my_image.tif")])
+def test_the_recipe_for_an_own_microstructure_runs(page, image, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (recipe,) = [text for text in recipes(page) if image in text]
+    stiff = np.zeros((6, 7, 8), dtype=np.uint8)
+    stiff[2:4] = 255
+    tifffile.imwrite(image, stiff)
+    exec(recipe, names := {})
+    assert names["strain"].shape == (1, 6, 6, 7, 8)
+    assert (tmp_path / "strain.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_first_example_of_the_readme_runs():
+    exec(next(text for text in recipes("README.md") if "load_pretrained" in text), {})
+
+
+def test_the_recipe_for_another_network_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = next(text for text in recipes() if "training.train" in text)
+    names = {}
+    exec(recipe, names)
+    assert len(names["history"]) == 5 and (tmp_path / "runs" / "my_network" / "history.csv").exists()
+    assert names["history"][-1]["validation_mase"] < names["history"][0]["validation_mase"]
+
+
+def test_papermill_recipes_name_notebooks_profiles_and_parameters_that_exist():
+    text = (ROOT / "book" / "rerun.md").read_text().replace("\\\n", " ")
+    commands = [line for line in text.splitlines() if line.startswith("papermill notebooks/")]
+    assert len(commands) >= 5
+    for command in commands:
+        path = ROOT / command.split()[1]
+        (parameters,) = [c for c in CELLS[path.stem] if "parameters" in c["metadata"].get("tags", [])]
+        known = set(re.findall(r"^(\w+):", "".join(parameters["source"]), flags=re.M))
+        assert set(re.findall(r"-p (\w+)", command)) <= known, command
+        assert all((ROOT / file).exists() for file in re.findall(r"-f (\S+)", command)), command
+
+
+def test_each_equation_of_the_paper_up_to_28_stands_in_a_chapter_and_is_named_in_its_code():
+    standing, coded = set(), set()
+    for stem in (stem for stem in CELLS if re.match("0[1-6]_", stem)):
+        code = "".join("".join(cell["source"]) for cell in CELLS[stem] if cell["cell_type"] == "code")
+        here = set(re.findall(r"\\tag\{(\d+[ab]?)\}", PROSE[stem]))
+        standing |= here
+        coded |= here & set(re.findall(r"\((\d+[ab]?)\)", code))
+    wanted = {str(n) for n in range(1, 29) if n != 13} | {"13a", "13b"}
+    assert wanted - standing == set() and wanted - coded == set()
+    assert "29" not in coded  # not all that is looked for is found

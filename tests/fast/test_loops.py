@@ -1,0 +1,90 @@
+"""The compiled loops against the array expressions that GPUs use."""
+
+import numpy as np
+import pytest
+import torch
+
+from rlnlib import elasticity, green
+from rlnlib.fast import loops
+
+LAME = ((1.0, 0.0), (0.0, 1.0))  # lambda and mu alone
+SHAPES = [(5, 4, 6), (7, 7, 7), (2, 2, 2), (2, 3, 2)]
+
+
+def random(*shape, dtype=torch.float64, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("discretization", ["rotated", "hex8", "bbar"])
+def test_nodal_forces_are_those_of_the_convolution(discretization, shape, threads):
+    matrices = [green.element_stiffness(discretization, elasticity.stiffness_from_lame(*lame)) for lame in LAME]
+    u, moduli = random(2, 3, *shape), random(2, 2, *shape, seed=1)
+    expected = sum(
+        green.to_corners(green.from_corners(matrix, u), moduli[:, p : p + 1]) for p, matrix in enumerate(matrices)
+    )
+    blocks = np.stack([loops.corner_modes(matrix) for matrix in matrices])
+    forces = loops.nodal_forces(u, moduli, blocks)
+    assert torch.allclose(forces, expected, rtol=0, atol=1e-13)
+    assert not torch.allclose(forces, expected.roll(1, 2), rtol=0, atol=1e-3)
+
+
+def test_nodal_forces_have_the_same_bits_on_any_number_of_threads():
+    blocks = loops.corner_modes(green.element_stiffness("bbar", elasticity.isotropic_stiffness(1.0, 0.3)))[None]
+    u, moduli = random(1, 3, 7, 5, 6, dtype=torch.float32), random(1, 1, 7, 5, 6, dtype=torch.float32)
+    before, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 16):
+            torch.set_num_threads(count)
+            results.append(loops.nodal_forces(u, moduli, blocks))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def test_corner_modes_refuse_an_anisotropic_element():
+    stiffness = elasticity.isotropic_stiffness(1.0, 0.3)
+    stiffness[0, 3] = stiffness[3, 0] = 0.2
+    with pytest.raises(ValueError, match="not isotropic"):
+        loops.corner_modes(green.element_stiffness("hex8", stiffness))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_mean_strain_is_that_of_the_element(shape):
+    u, uniform = random(2, 3, *shape), random(2, 6, *shape, seed=1)
+    mean = green.element_gradient("bbar").mean(0).flatten(1)
+    expected = uniform + green.from_corners(mean, u)
+    loops.mean_strain(u, uniform)
+    assert torch.allclose(uniform, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-13), (torch.float32, 1e-5)])
+def test_products_and_updates_are_those_of_array_expressions(dtype, tolerance):
+    a, b, c, d = (random(2, 3, 4, 5, 6, dtype=dtype, seed=seed) for seed in range(4))
+    half = random(3, 3, 4, 5, 6, dtype=dtype, seed=4)
+    matrices = half + half.transpose(0, 1)
+    close = {"rtol": tolerance, "atol": tolerance}
+    out = torch.empty_like(a)
+    loops.times_by_frequency(matrices, a, out)
+    assert torch.allclose(out, torch.einsum("ij...,bj...->bi...", matrices, a), **close)
+    assert torch.allclose(loops.inner(a, b), (a * b).flatten(1).sum(1), **close)
+    step = torch.tensor([0.5, -2.0], dtype=dtype)
+    wide = step.view(2, 1, 1, 1, 1)
+    expected = a + wide * c, b - wide * d
+    norms = loops.advance(a, b, step, c, d)
+    assert torch.allclose(a, expected[0], **close) and torch.allclose(b, expected[1], **close)
+    assert torch.allclose(norms.to(dtype), expected[1].flatten(1).norm(dim=1), **close)
+
+
+def test_fields_that_are_not_contiguous_are_refused_instead_of_copied():
+    a = random(2, 3, 4, 5, 6).transpose(2, 4)
+    with pytest.raises(RuntimeError, match="view"):
+        loops.inner(a, a)

@@ -1,0 +1,63 @@
+"""A plugin of pytest for nbval: printed numbers are compared within a tolerance, everything else exactly.
+
+Loaded by ``tools/build.py compare``. Processors and their libraries round differently, so that a number with a decimal
+point or an exponent, or a whole number of percent, may differ by one unit of its last printed digit, of which at most
+six significant ones count. Words, signs, other whole numbers and the number of outputs must be the same; how many
+spaces stand between them does not count.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w])")
+
+
+def agree(stored: str, new: str) -> bool:
+    """Whether a text is a stored one up to the last printed digit of its numbers."""
+    words = [re.sub(" +", " ", NUMBER.sub(" # ", text)) for text in (stored, new)]
+    if words[0] != words[1]:
+        return False
+    pairs = zip(NUMBER.finditer(stored), NUMBER.finditer(new), strict=True)
+    return all(
+        one[0] == other[0]
+        or abs(float(one[0].replace(",", "")) - float(other[0].replace(",", "")))
+        <= max(unit(stored, one), unit(new, other)) * (1 + 1e-9)
+        for one, other in pairs
+    )
+
+
+def unit(text: str, number: re.Match) -> float:
+    """What a number may differ by: one unit of its last digit; 0 for a whole number that is not of percent."""
+    mantissa, _, exponent = number[0].replace(",", "").lower().partition("e")
+    if "." not in mantissa and not exponent and not re.match(r" ?%", text[number.end() :]):
+        return 0.0
+    last = int(exponent or 0) - len(mantissa.partition(".")[2])
+    value = abs(float(number[0].replace(",", "")))
+    return 10.0 ** max(last, math.floor(math.log10(value)) - 5 if value else last)
+
+
+class Printed(str):
+    """A text that equals another one if they :func:`agree`."""
+
+    __hash__ = None
+
+    def __eq__(self, other):
+        return agree(self, other)
+
+    def __ne__(self, other):
+        return not agree(self, other)
+
+
+def pytest_configure(config):
+    from nbval.plugin import IPyNbCell
+
+    plain = IPyNbCell.sanitize
+
+    def sanitize(cell, output):
+        """Measured values come as a dictionary; figures as text, with their pictures taken out."""
+        return Printed(plain(cell, output if isinstance(output, str) else json.dumps(output, sort_keys=True)))
+
+    IPyNbCell.sanitize = sanitize
