@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -19,24 +18,13 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from rlnlib import _checks
+from rlnlib._files import write_atomically
 from rlnlib._version import __version__
 from rlnlib.rln import KINDS, RLN
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "data" / "pretrained"
 #: Edge of the cells, in voxels, that weights are shipped for if nothing else is asked.
 DEFAULT_SIZE = 16
-
-
-def write_atomically(path, content: bytes) -> None:
-    """``content`` under ``path``, or what was there before: never a part of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def save_weights(path, model: RLN, **about) -> None:

@@ -1,0 +1,76 @@
+"""A file is there whole or not at all: written under a name of its own, then renamed."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import uuid
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_atomically(path, content: bytes) -> None:
+    """Write ``content`` under ``path``; at any moment the file there is the former one or the new one, whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextmanager
+def replacing(path):
+    """Yield a partial path beside ``path``: what is written there takes the place of ``path`` at the end.
+
+    After an error the partial file is removed, and ``path`` stays as it was. A killed process cannot remove its
+    partial file; since the name says which process it was, the next writer in that folder does.
+    """
+    path = Path(path)
+    _remove_left_overs(path.parent)
+    partial = path.with_name(f"{path.name[:40]}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield partial
+        with open(partial, "r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path):
+    """Add to the system's refusal to write which file it was, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # raised by this library, with its own sentence
+            raise
+        raise OSError(
+            error.errno,
+            f"{path} could not be written ({error.strerror or error}). Nothing is lost: make room or choose a folder "
+            f"that can be written, and run the same command again",
+        ) from error
+
+
+def _machine() -> str:
+    """The machine, and on Linux the container: processes of the same name here have different numbers."""
+    try:
+        processes = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        processes = ""
+    return f"{zlib.crc32(f'{socket.gethostname()} {processes}'.encode()):08x}"
+
+
+def _remove_left_overs(folder: Path) -> None:
+    """Remove the partial files of processes of this machine that are gone."""
+    if os.name != "posix" or not folder.is_dir():  # elsewhere os.kill ends the process that it asks about
+        return
+    for file in os.scandir(folder):
+        if named := re.fullmatch(rf".*\.{_machine()}-(\d+)-[0-9a-f]{{8}}\.partial", file.name):
+            try:
+                os.kill(int(named[1]), 0)  # signal 0 asks only whether the process is there
+            except ProcessLookupError:
+                Path(file).unlink(missing_ok=True)
+            except OSError:  # another user's process
+                pass
