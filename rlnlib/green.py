@@ -25,9 +25,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from rlnlib import _checks, elasticity
+from rlnlib import _checks, elasticity, fast
 from rlnlib.elasticity import MANDEL_PAIRS, SQRT2
-from rlnlib.fast import loops
 
 DISCRETIZATIONS = ("continuous", "rotated", "hex8", "bbar")
 _CORNERS = tuple(itertools.product((0, 1), repeat=3))
@@ -207,8 +206,8 @@ class GreenOperator:
 
     def _solve_by_frequency(self, spectrum: torch.Tensor) -> torch.Tensor:
         solved = torch.empty_like(spectrum)
-        if spectrum.device.type == "cpu":
-            loops.times_by_frequency(self._inverse, spectrum, solved)
+        if fast.use(spectrum.device):
+            fast.loops.times_by_frequency(self._inverse, spectrum, solved)
             return solved
         for i in range(3):
             torch.mul(self._inverse[i, 0], spectrum[:, 0], out=solved[:, i])
@@ -227,7 +226,7 @@ def _prefers_hartley(shape, device_type: str) -> bool:
     """Up to 48 voxels an edge on a CPU: dense transforms take 0.4 of the fast Fourier transform's time at 31 (a
     prime), 1.1 at 32 and 1.0 at 48 (float32, two cores). And their result does not depend on the number of threads,
     as that of the inverse real Fourier transform does, which would change data sets in the last bit."""
-    return device_type == "cpu" and max(shape) <= 48
+    return fast.use(device_type) and max(shape) <= 48
 
 
 def _hartley_matrices(shape) -> list[torch.Tensor]:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from scipy.stats import qmc
 
 from rlnlib import _checks
 
@@ -88,6 +87,8 @@ def design(points: int, grain_size=(1, 10), stiff_fraction=(0, 1), seed: int = 0
     least, most = _range("stiff_fraction", stiff_fraction)
     if least < 0 or most > 1:
         raise ValueError(f"stiff_fraction must be a range within 0 and 1; it is {stiff_fraction!r}.")
+    from scipy.stats import qmc  # here, since it takes a second to import
+
     unit = qmc.LatinHypercube(d=4, rng=np.random.default_rng(seed)).random(points)
     sizes = np.minimum(low + np.floor(unit[:, :3] * (high - low + 1)), high).astype(np.int64)
     return sizes, least + unit[:, 3] * (most - least)

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import nn
 
-from rlnlib import _checks, networks, solvers, voxel_fe
+from rlnlib import _checks, networks, solvers
+from rlnlib.fast import cores
 
 #: The paper's three models. All are RLN with other passes and tying.
 KINDS: dict[str, dict] = {
@@ -129,7 +130,7 @@ def predict_strain(
     was_training, home = model.training, first.device
     model.eval().to(device)
     try:
-        parts = list(voxel_fe.on_cores(predict, stiff.split(batch_size), workers))
+        parts = list(cores.map_on_cores(predict, stiff.split(batch_size), workers))
     finally:
         model.train(was_training).to(home)
     return torch.cat(parts)

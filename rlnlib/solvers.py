@@ -15,8 +15,7 @@ from typing import Protocol
 
 import torch
 
-from rlnlib import _checks
-from rlnlib.fast import loops
+from rlnlib import _checks, fast
 
 #: Fall of the residual after which it is recomputed. In float32 the carried residual is wrong by some 1e-6 of the
 #: last recomputed one (measured at contrast 50), so 1e-4 leaves two digits to spare.
@@ -190,13 +189,13 @@ def conjugate_gradient(
 
 def _inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """:func:`inner` of contiguous fields."""
-    return loops.inner(a, b) if a.device.type == "cpu" else inner(a, b)
+    return fast.loops.inner(a, b) if fast.use(a.device) else inner(a, b)
 
 
 def _advance(u, residual, step, direction, image) -> torch.Tensor:
     """u += step direction, residual -= step image, in place; returns the residual's norm. Shape: step (B,) -> (B,)."""
-    if u.device.type == "cpu":
-        return loops.advance(u, residual, step, direction, image)
+    if fast.use(u.device):
+        return fast.loops.advance(u, residual, step, direction, image)
     u.addcmul_(_over_cells(step, u), direction)
     residual.addcmul_(_over_cells(step, u), image, value=-1)
     return norm(residual)

@@ -8,18 +8,15 @@ space. The strain returned is the mean over the voxel; for a trilinear cube that
 from __future__ import annotations
 
 import functools
-from concurrent.futures import ThreadPoolExecutor
+import math
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from rlnlib import _checks, elasticity, green, lippmann_schwinger, solvers
-from rlnlib.fast import heap, loops
+from rlnlib import _checks, elasticity, fast, green, lippmann_schwinger, solvers
+from rlnlib.fast import cores
 from rlnlib.solvers import Solution, StoppingRule
-
-#: Voxels solved together. CPU: the two work arrays, 24 values a voxel each, stay near the caches. GPU: fills it.
-CHUNK_VOXELS = {"cpu": 2**17, "cuda": 2**23}
 
 #: Largest ratio of moduli for which the recurrences run in float32; at 1e5 its rounding stalls them.
 _FLOAT32_CONTRAST = 1e3
@@ -74,9 +71,10 @@ def solve_strain(
     elif len(reference) != 2:
         raise ValueError(f"reference must be (young, poisson) of the reference medium; it is {reference!r}.")
     _checks.floating(dtype)
-    chunk, workers = at_once(labels[0].numel(), device)
+    chunk, workers = cores.chunking(labels[0].numel(), device)
     make = _kept_operator if chunk > 1 else green.GreenOperator
     operator = make(labels.shape[1:], discretization, *reference, device=device)
+    chunk = min(chunk, math.ceil(len(labels) / workers))  # few cells keep all workers busy, too
 
     def solve(first: int) -> Solution:
         cells = slice(first, first + chunk)
@@ -89,41 +87,16 @@ def solve_strain(
 
     watch = show if progress else None
     parts = []
-    with tqdm(total=len(labels), unit="cell", disable=not progress) as bar:
-        for part in on_cores(solve, range(0, len(labels), chunk), workers):
+    with (
+        tqdm(total=len(labels), unit="cell", disable=not progress) as bar,
+        cores.one_thread_of_torch(device, torch.get_num_threads()),
+    ):
+        for part in cores.map_on_cores(solve, range(0, len(labels), chunk), workers):
             parts.append(part)
             bar.update(len(part.converged))
     solution = solvers.concatenate(parts)
     solvers.warn_of_failures(solution, stopping)
     return solution
-
-
-def at_once(voxels: int, device: torch.device) -> tuple[int, int]:
-    """How many cells of so many voxels :func:`solve_strain` takes together, and how many such chunks side by side.
-
-    On a CPU a core each for different chunks; but all cores for the same cell where one is large.
-    """
-    limit = CHUNK_VOXELS.get(device.type, CHUNK_VOXELS["cpu"])
-    workers = torch.get_num_threads() if device.type == "cpu" and voxels < limit else 1
-    return max(1, limit // voxels), workers
-
-
-def on_cores(function, items, workers: int):
-    """``function`` of each item, in order, by ``workers`` threads that use one core each.
-
-    As fast as several cores for one item on an idle machine; but where another program wants a core, threads that
-    spin while they wait for each other take 10 times as long (measured at 31^3), and these do not.
-    """
-    with heap.kept():
-        if workers == 1 or len(items) == 1:
-            yield from map(function, items)
-            return
-        threads = torch.get_num_threads()
-        try:
-            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                yield from pool.map(function, items)
-        finally:
-            torch.set_num_threads(threads)
 
 
 def effective_stiffness(stiff, contrast=None, poisson=0.3, **options) -> torch.Tensor:
@@ -150,7 +123,8 @@ class VoxelProblem:
         self.rhs = torch.empty(0)
         if operator.discretization != "continuous":
             matrices = [green.element_stiffness(operator.discretization, c) for c in unit_stiffness.unbind()]
-            self._blocks = np.stack([loops.corner_modes(matrix) for matrix in matrices])
+            if fast.use(moduli.device):
+                self._blocks = np.stack([fast.loops.corner_modes(matrix) for matrix in matrices])
             self._matrices = [matrix.to(moduli) for matrix in matrices]
 
     @classmethod
@@ -177,8 +151,8 @@ class VoxelProblem:
         if self.operator.discretization == "continuous":
             strain = self.operator.gradient(u)[:, 0]
             return self.operator.divergence(self.stress(strain)[:, None])
-        if u.device.type == "cpu":
-            return loops.nodal_forces(u, self.moduli, self._blocks)
+        if fast.use(u.device):
+            return fast.loops.nodal_forces(u, self.moduli, self._blocks)
         parts = zip(self._matrices, self.moduli[:, None].unbind(2), strict=True)
         forces = [green.to_corners(green.from_corners(matrix, u), modulus) for matrix, modulus in parts]
         return forces[0] if len(forces) == 1 else forces[0] + forces[1]
@@ -210,9 +184,9 @@ class VoxelProblem:
         uniform = macroscopic_strain.to(u)[:, :, None, None, None].expand(-1, -1, *u.shape[2:])
         if self.operator.discretization == "continuous":
             return uniform + self.operator.gradient(u)[:, 0]
-        if u.device.type == "cpu":
+        if fast.use(u.device):
             strain = uniform.contiguous()
-            loops.mean_strain(u, strain)
+            fast.loops.mean_strain(u, strain)
             return strain
         mean = green.element_gradient(self.operator.discretization).mean(0).flatten(1).to(u)
         return uniform + green.from_corners(mean, u)

@@ -7,6 +7,7 @@ from scipy import sparse
 
 import rlnlib
 from rlnlib import elasticity, green, solvers, voxel_fe
+from rlnlib.fast import cores
 from rlnlib.green import DISCRETIZATIONS
 
 TIGHT = {"rtol": 1e-12}
@@ -213,7 +214,7 @@ def test_a_cell_does_not_depend_on_its_batch(random_cells):
 def test_chunks_do_not_change_the_solution(random_cells, monkeypatch):
     cells = random_cells(5, 4, 4, 4)
     whole = rlnlib.solve_strain(cells, 20.0)
-    monkeypatch.setitem(voxel_fe.CHUNK_VOXELS, "cpu", 2 * 4**3)
+    monkeypatch.setitem(cores.CHUNK_VOXELS, "cpu", 2 * 4**3)
     parts = rlnlib.solve_strain(cells, 20.0)
     assert (whole.strain - parts.strain).abs().max() < 1e-8
     assert whole.residuals.shape[0] == parts.residuals.shape[0] == 5
@@ -462,7 +463,7 @@ def test_the_operator_of_a_small_grid_is_kept(monkeypatch):
     rlnlib.solve_strain(cell, 10.0, poisson=0.2)
     rlnlib.solve_strain(cell[:, :5], 10.0)
     assert len(made) == 3
-    monkeypatch.setitem(voxel_fe.CHUNK_VOXELS, "cpu", cell.size)
+    monkeypatch.setitem(cores.CHUNK_VOXELS, "cpu", cell.size)
     for _ in range(2):
         rlnlib.solve_strain(cell, 10.0)
     assert len(made) == 5

@@ -49,6 +49,7 @@ from rlnlib.dataset.file import (
     write,
     writing,
 )
+from rlnlib.fast import cores
 
 SPLITS = ("train", "validation", "test")
 #: Data sets by name: one that is made in a second, one for two cores, and the paper's.
@@ -261,7 +262,7 @@ def _rank() -> tuple[int, int]:
 def _block(voxels: int, device: torch.device) -> int:
     """How many cells solve_strain works on at once: with fewer in a block, some cores or units would wait. Of small
     cells no more than 32 for each core, so that a block stays below a second."""
-    chunk, workers = voxel_fe.at_once(voxels, device)
+    chunk, workers = cores.chunking(voxels, device)
     return min(chunk, 32) * workers if device.type == "cpu" else chunk
 
 

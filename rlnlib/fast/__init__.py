@@ -1,1 +1,33 @@
-"""What is there for speed: each part has a plain twin in the core, and is tested equal to it."""
+"""What is there for speed: each part has a plain twin in the core, and is tested equal to it.
+
+The fast parts serve CPUs. A GPU runs the plain twins, and so does a CPU where the environment variable ``RLN_PLAIN`` is
+1. The variable is read at each call, so that a test, or a doubt, can switch within one process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+import torch
+
+#: Submodules that are imported when they are first used: numba alone takes 0.4 s.
+_LAZY = ("hartley", "loops")
+
+
+def use(device: torch.device | str) -> bool:
+    """Whether the fast parts serve tensors on ``device``; else the plain twin does.
+
+    Args:
+        device: Where the tensors are.
+
+    Returns:
+        True for a CPU, unless ``RLN_PLAIN=1`` asks for the plain twins everywhere.
+    """
+    return torch.device(device).type == "cpu" and os.environ.get("RLN_PLAIN", "0") in ("", "0")
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

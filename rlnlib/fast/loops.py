@@ -1,12 +1,12 @@
 """K u and the vector updates of conjugate gradients as compiled loops over the voxels of a CPU.
 
-The same results as the array expressions beside which they are used (:mod:`rlnlib.voxel_fe`, :mod:`rlnlib.green`,
-:mod:`rlnlib.solvers`), which GPUs take, in less time: few numbers are read or written twice.
+The same results as the array expressions beside which they are used (:mod:`rlnlib.discretizations`,
+:mod:`rlnlib.green`, :mod:`rlnlib.conjugate_gradient`), in less time: few numbers are read or written twice.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import warnings
 from typing import Any
 
 import numba
@@ -14,10 +14,55 @@ import numpy as np
 import torch
 
 from rlnlib.elasticity import SQRT2
+from rlnlib.fast import cores
 
-_compile: Any = numba.njit(nogil=True, cache=True, fastmath={"contract"})
+
+def _warn_of_no_cache(reason: Exception) -> None:
+    warnings.warn(
+        f"numba cannot keep the compiled loops ({reason}). They are compiled again in each process, which takes some "
+        "seconds. Set NUMBA_CACHE_DIR to a folder that can be written.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+class _Compiler:
+    """``numba.njit`` with a cache on disk, and without one where there is no place for it."""
+
+    cached = True  # of all functions, so that one warning says it
+
+    def __init__(self, fastmath: set[str]):
+        self.options: dict[str, Any] = {"nogil": True, "fastmath": fastmath}
+
+    def __call__(self, function) -> Any:
+        if _Compiler.cached:
+            try:
+                compiled = numba.njit(cache=True, **self.options)(function)
+            except RuntimeError as error:  # "no locator available": neither this folder nor the user's can be written
+                self.give_up(error)
+            else:
+                save = compiled._cache.save_overload
+
+                def save_if_possible(*overload):
+                    try:
+                        save(*overload)
+                    except OSError as error:  # a full disk, or a quota
+                        self.give_up(error)
+
+                compiled._cache.save_overload = save_if_possible
+                return compiled
+        return numba.njit(**self.options)(function)
+
+    @staticmethod
+    def give_up(reason: Exception) -> None:
+        if _Compiler.cached:
+            _Compiler.cached = False
+            _warn_of_no_cache(reason)
+
+
+_compile = _Compiler({"contract"})
 #: Sums in an order that suits the processor's vectors; the same order at each call.
-_compile_sum: Any = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
+_compile_sum = _Compiler({"contract", "reassoc"})
 
 #: The mode of the corner values, as bits (x, y, z), that changes sign with each axis' mirror image.
 _AXIS_BIT = (4, 2, 1)
@@ -42,23 +87,14 @@ def corner_modes(element_stiffness: torch.Tensor) -> np.ndarray:
 
 
 def nodal_forces(u: torch.Tensor, moduli: torch.Tensor, blocks: np.ndarray) -> torch.Tensor:
-    """K u for voxels of the stiffness sum_p moduli_p blocks_p, by as many threads as torch has here.
+    """K u for voxels of the stiffness sum_p moduli_p blocks_p.
 
     Shape: u (B, 3, N1, N2, N3), moduli (B, P, N1, N2, N3), both contiguous; blocks (P, 8, 3, 3) -> like u.
     """
     out = torch.empty_like(u)
     *fields, forces = (field.view(*field.shape[:3], -1).numpy() for field in (u, moduli, out))
-    blocks, planes, threads = blocks.astype(forces.dtype), u.shape[2], min(torch.get_num_threads(), u.shape[2])
-
-    def fill(part):
-        first, last = part * planes // threads, (part + 1) * planes // threads
-        _nodal_forces(*fields, forces, blocks, u.shape[4], first, last)
-
-    if threads == 1:
-        fill(0)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(fill, range(threads)))
+    blocks = blocks.astype(forces.dtype)
+    cores.split(lambda *planes: _nodal_forces(*fields, forces, blocks, u.shape[4], *planes), u.shape[2], moduli.numel())
     return out
 
 

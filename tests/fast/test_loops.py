@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rlnlib import elasticity, green
-from rlnlib.fast import loops
+from rlnlib.fast import cores, loops
 
 LAME = ((1.0, 0.0), (0.0, 1.0))  # lambda and mu alone
 SHAPES = [(5, 4, 6), (7, 7, 7), (2, 2, 2), (2, 3, 2)]
@@ -16,11 +16,10 @@ def random(*shape, dtype=torch.float64, seed=0):
 
 
 @pytest.fixture(params=[1, 3])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+def threads(request, monkeypatch):
+    monkeypatch.setattr(cores, "_SHARE_VOXELS", 1)
+    with cores.one_thread_of_torch("cpu", request.param):
+        yield request.param
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -37,16 +36,14 @@ def test_nodal_forces_are_those_of_the_convolution(discretization, shape, thread
     assert not torch.allclose(forces, expected.roll(1, 2), rtol=0, atol=1e-3)
 
 
-def test_nodal_forces_have_the_same_bits_on_any_number_of_threads():
+def test_nodal_forces_have_the_same_bits_on_any_number_of_threads(monkeypatch):
+    monkeypatch.setattr(cores, "_SHARE_VOXELS", 1)
     blocks = loops.corner_modes(green.element_stiffness("bbar", elasticity.isotropic_stiffness(1.0, 0.3)))[None]
     u, moduli = random(1, 3, 7, 5, 6, dtype=torch.float32), random(1, 1, 7, 5, 6, dtype=torch.float32)
-    before, results = torch.get_num_threads(), []
-    try:
-        for count in (1, 2, 16):
-            torch.set_num_threads(count)
+    results = []
+    for count in (1, 2, 16):
+        with cores.one_thread_of_torch("cpu", count):
             results.append(loops.nodal_forces(u, moduli, blocks))
-    finally:
-        torch.set_num_threads(before)
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 

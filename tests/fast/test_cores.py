@@ -1,0 +1,156 @@
+"""Cells side by side: the caller's process stays as it was, and other programs on the machine cost little."""
+
+import errno
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from numba.core import caching
+
+import rlnlib
+from rlnlib import fast
+from rlnlib.fast import cores, loops
+
+if not hasattr(os, "fork"):
+    pytest.skip("no fork on this system", allow_module_level=True)
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def new_thread_count():
+    """What torch gives to a thread that starts now."""
+    counts = []
+    thread = cores.threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    return counts[0]
+
+
+def test_results_come_in_order_and_each_worker_has_one_thread(threads):
+    found = list(cores.map_on_cores(lambda k: (k, torch.get_num_threads()), range(20), 2))
+    assert [k for k, _ in found] == list(range(20)) and {count for _, count in found} == {1}
+    assert torch.get_num_threads() == new_thread_count() == threads
+
+
+def test_the_thread_count_is_left_as_found_after_an_error_and_after_an_abandoned_rest(threads):
+    def fail(k):
+        raise ZeroDivisionError(k)
+
+    with pytest.raises(ZeroDivisionError):
+        list(cores.map_on_cores(fail, range(20), 2))
+    assert torch.get_num_threads() == new_thread_count() == threads
+    for _ in cores.map_on_cores(lambda k: k, range(20), 2):
+        break
+    assert torch.get_num_threads() == new_thread_count() == threads
+    with pytest.raises(ZeroDivisionError), cores.one_thread_of_torch("cpu", 2):
+        assert torch.get_num_threads() == 1
+        fail(0)
+    assert torch.get_num_threads() == new_thread_count() == threads
+
+
+def test_split_covers_all_items_once(monkeypatch):
+    monkeypatch.setattr(cores, "_SHARE_VOXELS", 1)
+    for count in (1, 2, 5):
+        shares = []
+        with cores.one_thread_of_torch("cpu", count):
+            cores.split(lambda start, stop, found=shares: found.append((start, stop)), 7, 7**3)
+        assert len(shares) == count
+        assert sorted(k for share in shares for k in range(*share)) == list(range(7))
+    cores.split(lambda start, stop: shares.append((start, stop)), 7, 7**3)
+    assert shares[-1] == (0, 7)  # outside, the calling thread works alone
+
+
+FORK = """
+import multiprocessing, torch, rlnlib
+cells = rlnlib.generate_cells(1, size=31)
+def study(contrast):
+    return rlnlib.solve_strain(cells, contrast=contrast, rtol=1e-4).effective_stress[0, 0].item()
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    torch.rand(300, 300) @ torch.rand(300, 300)
+    torch.rand(10**6).exp()  # wakes the threads of OpenMP
+    alone = study(10.0)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map_async(study, [10.0, 10.0]).get(timeout=60) == [alone, alone]
+    assert torch.get_num_threads() == 2
+"""
+
+
+def test_forked_processes_solve_after_the_parent_has_solved(tmp_path):
+    script = tmp_path / "study.py"
+    script.write_text(FORK, encoding="utf-8")
+    subprocess.run([sys.executable, str(script)], check=True, timeout=200)
+
+
+def test_two_threads_beside_other_programs_are_hardly_slower_than_one():
+    """torch's own threads would take ten times as long, since they spin while they wait for each other."""
+    cell = rlnlib.generate_cells(2, size=16, seed=0)
+    script = "import time\nstop = time.time() + 60\nwhile time.time() < stop: pass"
+    busy = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2 * (os.cpu_count() or 1))]
+    before, seconds = torch.get_num_threads(), {1: [], 2: []}
+    try:
+        for _ in range(5):  # in turn, so that both see the same machine
+            for count, measured in seconds.items():
+                torch.set_num_threads(count)
+                start = time.perf_counter()
+                for _ in range(3):
+                    rlnlib.solve_strain(cell, 50.0, rtol=1e-6)
+                measured.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert sorted(seconds[2])[2] < 1.5 * sorted(seconds[1])[2]
+
+
+def test_one_switch_runs_the_plain_twins(monkeypatch):
+    assert fast.use("cpu") and not fast.use("cuda") and not fast.use("meta")
+    monkeypatch.setenv("RLN_PLAIN", "1")
+    assert not fast.use("cpu")
+    monkeypatch.setenv("RLN_PLAIN", "0")
+    assert fast.use("cpu")
+
+
+LAZY = """
+import sys, rlnlib
+loaded = [name for name in ("numba", "scipy.stats") if name in sys.modules]
+assert not loaded, loaded
+"""
+
+
+def test_importing_the_library_compiles_nothing():
+    subprocess.run([sys.executable, "-c", LAZY], check=True)
+
+
+def no_folder(monkeypatch):
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+
+
+def no_room(monkeypatch):
+    def full(self, *overload):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(caching.Cache, "save_overload", full)
+
+
+@pytest.mark.parametrize("lack", [no_folder, no_room])
+def test_without_a_place_for_the_cache_of_compiled_loops_all_works_and_one_warning_says_it(lack, monkeypatch):
+    monkeypatch.setattr(loops._Compiler, "cached", True)
+    lack(monkeypatch)
+
+    def twice(x):
+        return 2 * x
+
+    with pytest.warns(RuntimeWarning, match="NUMBA_CACHE_DIR") as caught:
+        assert [loops._compile(twice)(2.0), loops._compile_sum(twice)(3.0)] == [4.0, 6.0]
+    assert len(caught) == 1
