@@ -1,36 +1,47 @@
-"""What the public functions accept, said once: each check returns the cleaned value or raises ``ValueError``."""
+"""What the public functions accept, said once: each check returns the cleaned value, or raises ValueError.
+
+The error names the argument, what came, and what was expected. A caller stores what the check returns: Python's own
+int, float or bool, or a torch tensor in the machine's byte order.
+"""
+
+from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
+
+#: The largest whole number that HDF5, NumPy and torch store.
+LARGEST = 2**63 - 1
 
 
 def as_labels(cells, phases: int = 2, name: str = "stiff") -> torch.Tensor:
     """Cells of integer phase labels as one batch.
 
-    Shape: (B, N1, N2, N3) or (N1, N2, N3), bool or integer, numpy or torch -> (B, N1, N2, N3) int64 on the CPU
-    or on the tensor's device.
+    An axis of one voxel is repeated to two: the fields do not change along it. So a picture (N1, N2) is a cell under
+    plane strain, uniform along axis 2; its fields have the shape (N1, N2, 2), two equal planes.
+
+    Shape: (B, N1, N2, N3), (N1, N2, N3) or (N1, N2), bool or integer, numpy or torch -> (B, N1, N2, N3) int64 on the
+    CPU or on the tensor's device.
     """
-    try:
-        labels = cells if isinstance(cells, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(cells))
-    except TypeError as error:
-        raise ValueError(f"{name} must be an array of phase labels, not {type(cells).__name__}.") from error
-    if labels.ndim == 3:
+    labels = as_tensor(cells, name)
+    if labels.ndim == 2:
+        labels = labels[None, :, :, None]
+    elif labels.ndim == 3:
         labels = labels[None]
     if labels.ndim != 4:
         raise ValueError(
-            f"{name} must have the shape (B, N1, N2, N3), or (N1, N2, N3) for one cell; "
-            f"this one has {tuple(labels.shape)}."
+            f"{name} must have the shape (B, N1, N2, N3), (N1, N2, N3) for one cell, or (N1, N2) for a cell that is "
+            f"uniform along axis 2; this one has {tuple(labels.shape)}."
         )
-    if labels.shape[0] == 0:
-        raise ValueError(f"{name} holds no cell: its shape is {tuple(labels.shape)}. Pass at least one.")
-    if min(labels.shape[1:]) < 2:
-        raise ValueError(f"{name} needs at least 2 voxels along each axis; its cells are {tuple(labels.shape[1:])}.")
+    if labels.numel() == 0:
+        raise ValueError(f"{name} holds no cell: its shape is {tuple(labels.shape)}. Pass at least one cell.")
     if labels.is_floating_point() or labels.is_complex():
-        if not bool(torch.isfinite(labels.abs()).all()):
+        if not bool(torch.isfinite(labels.to(torch.complex128).abs()).all()):
             raise ValueError(f"{name} contains NaN or infinity; it must hold phase labels 0 to {phases - 1}.")
         raise ValueError(
             f"{name} has the dtype {labels.dtype}, but phase labels are bool or integer: "
@@ -44,7 +55,34 @@ def as_labels(cells, phases: int = 2, name: str = "stiff") -> torch.Tensor:
             f"{name} holds the labels {low} to {high}, but {phases} phases have the labels 0 to {phases - 1} "
             f"({kept}). Relabel the cell, or name every phase with phases=[(young, poisson), ...]."
         )
+    for axis in (1, 2, 3):
+        if labels.shape[axis] == 1:
+            labels = labels.repeat_interleave(2, axis)
     return labels
+
+
+def as_tensor(value, name: str) -> torch.Tensor:
+    """A dense tensor of numbers: of any byte order, strides, or nested lists."""
+    if not isinstance(value, torch.Tensor):
+        if np.ma.is_masked(value):
+            raise ValueError(f"{name} is masked in places: fill them, for instance with `array.filled(0)`.")
+        try:
+            array = np.asarray(value)
+        except Exception as error:  # whatever a foreign object raises
+            raise ValueError(f"{name} must be an array of numbers, not {_shown(value)} ({error}).") from error
+        if array.dtype.kind not in "buifc":
+            raise ValueError(f"{name} must be an array of numbers, not {_shown(value)} (dtype {array.dtype}).")
+        if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+            if array.size and int(array.max()) > LARGEST:
+                raise ValueError(f"{name} holds {array.max()}, more than {LARGEST}.")
+            array = array.astype(np.int64)  # torch knows these in part only
+        if array.dtype in (np.longdouble, np.clongdouble):
+            array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+        return torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C", ndmin=0))
+    if value.layout != torch.strided or value.is_quantized or value.device.type == "meta":
+        kind = "quantized" if value.is_quantized else f"{value.layout} on {value.device}"
+        raise ValueError(f"{name} must be a dense tensor that holds numbers; this one is {kind}.")
+    return value.detach()
 
 
 def as_phases(contrast, poisson, phases) -> list[tuple[float, float]]:
@@ -52,39 +90,77 @@ def as_phases(contrast, poisson, phases) -> list[tuple[float, float]]:
     if (contrast is None) == (phases is None):
         raise ValueError("Give either contrast (two phases) or phases=[(young, poisson), ...], and not both.")
     if phases is None:
-        positive("contrast", contrast)
-        return [(1.0, poisson_ratio(poisson)), (float(contrast), poisson_ratio(poisson))]
-    if not isinstance(phases, Sequence) or not phases or any(np.size(phase) != 2 for phase in phases):
-        raise ValueError(f"phases must be a list of (young, poisson) pairs, one for each label; it is {phases!r}.")
-    return [(positive("Young's modulus", young), poisson_ratio(nu)) for young, nu in phases]
+        nu = poisson_ratio(poisson)
+        return [(1.0, nu), (_modulus("contrast", contrast), nu)]
+    pairs = list(phases) if isinstance(phases, Iterable) and not isinstance(phases, (str, bytes)) else []
+    if not pairs or any(_length(phase) != 2 for phase in pairs):
+        raise ValueError(
+            f"phases must be a list of (young, poisson) pairs, one for each label; it is {_shown(phases)}."
+        )
+    return [(_modulus("phases: Young's modulus", young), poisson_ratio(nu)) for young, nu in pairs]
+
+
+def _modulus(name: str, value) -> float:
+    if _is_number(value) and value == 0:
+        raise ValueError(
+            f"{name} must be positive; it is {value!r}. For a pore take a millionth of the solid's, "
+            f"phases=[(1e-6, 0.3), (1.0, 0.3)] with the label 0 in the pores."
+        )
+    return positive(name, value)
 
 
 def positive(name: str, value) -> float:
     """A finite number above zero."""
-    if not _is_number(value) or not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{name} must be a positive finite number; it is {value!r}.")
-    return float(value)
+    number = _as_float(value)
+    if not math.isfinite(number) or number <= 0:
+        raise ValueError(f"{name} must be a positive finite number; it is {_shown(value)}.")
+    return number
 
 
-def positive_integer(name: str, value, least: int = 1) -> int:
-    """A whole number, at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}; it is {value!r}.")
+def within(name: str, value, least: float, most: float) -> float:
+    """A number from ``least`` to ``most``, both allowed."""
+    number = _as_float(value)
+    if not least <= number <= most:
+        raise ValueError(f"{name} must be a number from {least:g} to {most:g}; it is {_shown(value)}.")
+    return number
+
+
+def positive_integer(name: str, value, least: int = 1, most: int = LARGEST) -> int:
+    """A whole number from ``least`` to ``most``, both allowed."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not least <= value <= most:
+        bounds = f"of at least {least}" if most == LARGEST else f"from {least} to {most}"
+        raise ValueError(f"{name} must be a whole number {bounds}; it is {_shown(value)}.")
     return int(value)
 
 
-def poisson_ratio(value) -> float:
+def boolean(name: str, value) -> bool:
+    """True or False, and nothing that Python would take for one of them."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be True or False; it is {_shown(value)}.")
+    return bool(value)
+
+
+def poisson_ratio(value, name: str = "poisson") -> float:
     """A Poisson ratio for which isotropic stiffness is positive definite."""
-    if not _is_number(value) or not -1 < value < 0.5:
-        raise ValueError(f"poisson must lie between -1 and 0.5 (both excluded); it is {value!r}.")
-    return float(value)
+    number = _as_float(value)
+    if not -1 < number < 0.5:
+        raise ValueError(f"{name} must lie between -1 and 0.5 (both excluded); it is {_shown(value)}.")
+    return number
+
+
+def pair(name: str, value) -> tuple:
+    """Two entries, such as (young, poisson) or (lowest, highest)."""
+    if isinstance(value, (str, bytes)) or _length(value) != 2:
+        raise ValueError(f"{name} must be two numbers; it is {_shown(value)}.")
+    first, second = value
+    return first, second
 
 
 def one_of(name: str, value, known) -> str:
     """A name among the known ones."""
     if not isinstance(value, str) or value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; it is {value!r}.")
-    return value
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; it is {_shown(value)}.")
+    return str(value)
 
 
 def mandel_vector(name: str, value, batch: int | None = None) -> torch.Tensor:
@@ -92,16 +168,14 @@ def mandel_vector(name: str, value, batch: int | None = None) -> torch.Tensor:
 
     Shape: (6,) or (B, 6) -> (6,), or (B, 6) where ``batch`` is given.
     """
-    try:
-        vector = torch.as_tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} must be six numbers in Mandel order; it is {value!r}.") from error
+    vector = as_tensor(value, name)
     allowed = [(6,)] + ([(batch, 6)] if batch is not None else [])
-    if tuple(vector.shape) not in allowed:
+    if tuple(vector.shape) not in allowed or vector.is_complex():
         raise ValueError(
-            f"{name} must have the shape {' or '.join(map(str, allowed))} "
-            f"(Mandel order 11, 22, 33, 23, 13, 12); it has {tuple(vector.shape)}."
+            f"{name} must be real numbers of the shape {' or '.join(map(str, allowed))} "
+            f"(Mandel order 11, 22, 33, 23, 13, 12); it has {tuple(vector.shape)} and the dtype {vector.dtype}."
         )
+    vector = vector.to(torch.float64)
     if not bool(torch.isfinite(vector).all()):
         raise ValueError(f"{name} contains NaN or infinity: {vector.tolist()}.")
     return vector if batch is None else vector.expand(batch, 6)
@@ -110,9 +184,88 @@ def mandel_vector(name: str, value, batch: int | None = None) -> torch.Tensor:
 def floating(dtype) -> torch.dtype:
     """A dtype that the solvers work in."""
     if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"dtype must be torch.float32 or torch.float64; it is {dtype!r}.")
+        raise ValueError(f"dtype must be torch.float32 or torch.float64; it is {_shown(dtype)}.")
     return dtype
+
+
+def as_device(device, default="cpu") -> torch.device:
+    """A device that is there; ``default`` for None."""
+    try:
+        known = torch.device(default if device is None else device)
+        if known.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        torch.empty(1, device=known)
+    except Exception as error:  # torch raises RuntimeError, TypeError, AssertionError, NotImplementedError
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"device must be a device of this machine, 'cpu' or 'cuda'; {_shown(device)}: {reason}."
+        ) from error
+    return known
+
+
+def as_path(value, name: str = "path") -> Path:
+    """The path of a file or folder."""
+    try:
+        path = Path(os.fsdecode(value))
+        if "\0" in str(path):
+            raise ValueError("it holds a zero byte")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be the path of a file; it is {_shown(value)} ({error}).") from error
+    return path
+
+
+def memory(name: str, needed: float) -> None:
+    """Refuse what needs more bytes than the machine has, before it is asked for."""
+    there = memory_of_machine()
+    if needed > there:
+        raise ValueError(f"{name} needs {needed / 2**30:,.1f} GiB of memory; this machine has {there / 2**30:,.1f}.")
+
+
+def memory_of_machine() -> float:
+    """Bytes that this process can have: of the machine, or less where a container or the shell sets a limit."""
+    limits = [math.inf]
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path(file).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    try:
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        limits.append(math.inf if soft == resource.RLIM_INFINITY else soft)
+    except ImportError:  # Windows
+        pass
+    return min(limits)
+
+
+def _as_float(value) -> float:
+    """NaN for what is no real number, or too large for one."""
+    if not _is_number(value):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
 
 
 def _is_number(value) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _length(value) -> int:
+    try:
+        return len(value)
+    except TypeError:
+        return -1
+
+
+def _shown(value) -> str:
+    """What came, on one short line."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # an object that cannot be shown, or a number of too many digits
+        text = type(value).__name__
+    return text if len(text) <= 80 else f"{text[:77]}..."
