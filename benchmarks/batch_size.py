@@ -10,12 +10,13 @@ import torch
 
 import common
 import rlnlib
+from rlnlib import provenance
 
 QUESTION = "Cells a second by the number of cells in a call"
 
 
 def main():
-    options = common.parse(
+    options = provenance.parse(
         __doc__, size=16, contrast=10.0, batches=(1, 2, 4, 8, 16, 32, 64, 128, 256), iterations=5, repeats=3
     )
     stiff = torch.from_numpy(rlnlib.generate_cells(max(options.batches), size=options.size, seed=0))
@@ -42,7 +43,7 @@ def main():
         amounts |= dict.fromkeys(sides, n)
     most = max(options.batches)
     pairs = [(f"{name}, {most}", f"{name}, {min(options.batches)}") for name in calls]
-    common.write(QUESTION, options, common.rates(seconds, amounts, pairs))
+    provenance.write_record(QUESTION, options, common.rates(seconds, amounts, pairs))
 
 
 if __name__ == "__main__":

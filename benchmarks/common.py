@@ -1,17 +1,12 @@
-"""What the benchmarks share: facts about the machine, alternating repeats, medians with their spread, the JSON file."""
+"""What the benchmarks share: clocks, sides that take turns, medians with their spread. Records: `rlnlib.provenance`."""
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import json
 import os
-import platform
 import statistics
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 # Threads that wait for each other by spinning take many times as long where another program wants the same core.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -19,23 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 
 import rlnlib
-from rlnlib import weight_files
-
-RESULTS = Path(__file__).parent / "results"
-
-
-def parse(question: str, **options) -> argparse.Namespace:
-    """Command-line options with these defaults, and --device and --out for all."""
-    parser = argparse.ArgumentParser(description=question, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in options.items():
-        many = isinstance(default, tuple)
-        kind = type(default[0] if many else default)
-        parser.add_argument(f"--{name}", type=kind, default=default, nargs="+" if many else None)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--out", type=Path)
-    parsed = parser.parse_args()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    return parsed
+from rlnlib.provenance import significant
 
 
 def measure(sides: dict[str, Callable[[], object]], repeats: int, device: str = "cpu") -> dict[str, list[float]]:
@@ -92,16 +71,6 @@ def slope(voxels, seconds) -> float:
     return significant(float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()))
 
 
-def significant(value: float) -> float:
-    return float(f"{value:.4g}")
-
-
-def weights_used(kind: str, contrast: float, size: int) -> dict[str, str]:
-    """Name and sha256 of a shipped weight file, so that a record says which weights it is of."""
-    entries = {(e["kind"], e["contrast"], e["size"]): e["sha256"] for e in weight_files.catalogue()}
-    return {weight_files.shipped_name(kind, contrast, size): entries[kind, contrast, size]}
-
-
 def solve_roughly(stiff, contrast: float, iterations: int, device: str = "cpu", **options) -> rlnlib.Solution:
     """So many iterations of conjugate gradients, without the warning that they have not converged."""
     with warnings.catch_warnings():
@@ -113,33 +82,3 @@ def matrix_product(size: int = 2048, device: str = "cpu", dtype=torch.float32) -
     """A matrix product of 2 size^3 operations, the measure of the machine's peak."""
     a = torch.randn(size, size, device=device).to(dtype)
     return lambda: a @ a
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def write(question: str, options: argparse.Namespace, result: dict) -> None:
-    """The record of a run: what was asked, the machine, the versions, the result."""
-    record = {
-        "question": question,
-        "date": datetime.date.today().isoformat(),
-        "settings": {name: value for name, value in vars(options).items() if name not in ("out", "folder")},
-        "machine": {
-            "cpu": cpu_name(),
-            "cores": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if getattr(options, "device", "cpu") == "cuda" else None,
-            "memory_mebibytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
-            "load": round(os.getloadavg()[0], 2),
-        },
-        "versions": {"rlnlib": rlnlib.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        **result,
-    }
-    text = json.dumps(record, indent=1) + "\n"
-    print(text)
-    if options.out:
-        weight_files.write_atomically(options.out, text.encode())

@@ -15,7 +15,8 @@ import torch
 
 import common
 import rlnlib
-from rlnlib import dataset
+from rlnlib import dataset, provenance
+from rlnlib.provenance import significant
 
 QUESTION = "Seconds and memory of making a data set, and the error that its tolerance leaves"
 PAPER = 20480
@@ -43,35 +44,35 @@ def errors(options, contrast: float) -> dict[str, dict[str, float]]:
         loose = rlnlib.solve_strain(cells, contrast, rtol=rtol, dtype=torch.float32, device=options.device)
         error = rlnlib.mase(loose.strain[:, 0].cpu(), exact)
         found[f"{rtol:g}"] = {
-            "mean": common.significant(float(error.mean())),
-            "worst": common.significant(float(error.max())),
-            "iterations": common.significant(float(loose.iterations.double().mean())),
+            "mean": significant(float(error.mean())),
+            "worst": significant(float(error.max())),
+            "iterations": significant(float(loose.iterations.double().mean())),
         }
     return found
 
 
 def main():
-    options = common.parse(__doc__, size=31, cells=320, repeats=3, rtol=1e-4, contrasts=(10.0, 50.0), compared=32)
+    options = provenance.parse(__doc__, size=31, cells=320, repeats=3, rtol=1e-4, contrasts=(10.0, 50.0), compared=32)
     make(options, options.contrasts[0], 40)
     sides = {f"{k:g}": lambda k=k: make(options, k, options.cells) for k in options.contrasts}
     seconds = {k: [common.timed(side, options.device) for _ in range(options.repeats)] for k, side in sides.items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     cost = {
         k: {
-            name: common.significant(f(s) / options.cells)
+            name: significant(f(s) / options.cells)
             for name, f in (("median", lambda s: sorted(s)[len(s) // 2]), ("least", min), ("most", max))
         }
         for k, s in seconds.items()
     }
     result = {
         "seconds_per_cell": cost,
-        "minutes_of_both_sets_of_the_paper": common.significant(PAPER * sum(c["median"] for c in cost.values()) / 60),
-        "peak_gibibytes": common.significant(peak),
+        "minutes_of_both_sets_of_the_paper": significant(PAPER * sum(c["median"] for c in cost.values()) / 60),
+        "peak_gibibytes": significant(peak),
         "mase_percent_by_tolerance": {f"{k:g}": errors(options, k) for k in options.contrasts},
     }
     if options.device == "cuda":
-        result["peak_gibibytes_of_the_gpu"] = common.significant(torch.cuda.max_memory_allocated() / 2**30)
-    common.write(QUESTION, options, result)
+        result["peak_gibibytes_of_the_gpu"] = significant(torch.cuda.max_memory_allocated() / 2**30)
+    provenance.write_record(QUESTION, options, result)
 
 
 if __name__ == "__main__":

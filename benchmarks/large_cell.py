@@ -12,6 +12,8 @@ import torch
 
 import common
 import rlnlib
+from rlnlib import provenance
+from rlnlib.provenance import significant
 
 GIB = 2**30
 
@@ -22,7 +24,7 @@ def peak() -> float:
 
 
 def main():
-    options = common.parse(__doc__, size=128, contrast=50.0, rtol=1e-6, dtype="float64", limit=8.0)
+    options = provenance.parse(__doc__, size=128, contrast=50.0, rtol=1e-6, dtype="float64", limit=8.0)
     cell = rlnlib.generate_cells(1, size=options.size, grain_size=(4, 10), stiff_fraction=(0.4, 0.4), seed=0)
     before, solutions = peak(), []
 
@@ -33,14 +35,14 @@ def main():
     seconds = common.timed(solve)
     (solution,) = solutions
     result = {
-        "peak_GiB": common.significant(peak()),
-        "peak_before_GiB": common.significant(before),
-        "bytes_per_voxel": common.significant((peak() - before) * GIB / options.size**3),
-        "seconds": common.significant(seconds),
+        "peak_GiB": significant(peak()),
+        "peak_before_GiB": significant(before),
+        "bytes_per_voxel": significant((peak() - before) * GIB / options.size**3),
+        "seconds": significant(seconds),
         "iterations": int(solution.iterations[0]),
-        "residual": common.significant(float(solution.residual[0])),
+        "residual": significant(float(solution.residual[0])),
     }
-    common.write(__doc__.splitlines()[0], options, result)
+    provenance.write_record(__doc__.splitlines()[0], options, result)
     if not bool(solution.converged.all()) or peak() > options.limit:
         raise SystemExit(f"converged: {bool(solution.converged.all())}, {peak():.2f} GiB of {options.limit:g} GiB")
 

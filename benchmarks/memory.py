@@ -12,8 +12,8 @@ import resource
 
 import torch
 
-import common
 import rlnlib
+from rlnlib import provenance
 from rlnlib.rln import phase_indicators
 
 QUESTION = "Peak memory above that of the idle process"
@@ -47,7 +47,7 @@ def measured(task):
 
 
 def main():
-    options = common.parse(__doc__, sizes=(16, 32, 64), cells=16)
+    options = provenance.parse(__doc__, sizes=(16, 32, 64), cells=16)
     names = ("conjugate gradients", "fixed point", "RLN, float32", "RLN, bfloat16")
     tasks = [(name, 1, size) for name in names for size in options.sizes]
     tasks.append(("training step, RLN", options.cells, min(options.sizes)))
@@ -61,7 +61,7 @@ def main():
         "peak_mebibytes": {name: round(b / 2**20, 1) for name, b in found.items()},
         "bytes_per_voxel": {name: round(b / voxels[name]) for name, b in found.items()},
     }
-    common.write(QUESTION, options, result)
+    provenance.write_record(QUESTION, options, result)
 
 
 if __name__ == "__main__":

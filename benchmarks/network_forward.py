@@ -19,6 +19,8 @@ import torch.nn.functional as F
 
 import common
 import rlnlib
+from rlnlib import provenance
+from rlnlib.provenance import significant
 from rlnlib.rln import phase_indicators
 
 
@@ -77,7 +79,7 @@ def operations(model, size):
 
 
 def main():
-    options = common.parse(__doc__, cells=8, size=31, repeats=7)
+    options = provenance.parse(__doc__, cells=8, size=31, repeats=7)
     folder = os.environ.get("RLN_REFERENCE_DATA")
     model = (
         rlnlib.load_published(Path(folder) / "published" / "RLN_t_c10.model")
@@ -116,19 +118,19 @@ def main():
             work.items(), ("matrix product",) * 2 + ("matrix product, bfloat16",), strict=True
         )
     }
-    common.write(
+    provenance.write_record(
         "Predictions of an RLN-t a second, against a plain float32 implementation",
         options,
         {
             "weights": "released with the paper" if folder else "shipped with the library",
             **measured,
-            "largest_difference_to_plain": common.significant(float((exact - plain).abs().max())),
-            "largest_value": common.significant(float(exact.abs().max())),
-            "mase_percent": {"float32": common.significant(errors[0]), "bfloat16": common.significant(errors[1])},
-            "mase_percent_between_the_precisions": common.significant(float(rlnlib.mase(reduced, exact).mean())),
+            "largest_difference_to_plain": significant(float((exact - plain).abs().max())),
+            "largest_value": significant(float(exact.abs().max())),
+            "mase_percent": {"float32": significant(errors[0]), "bfloat16": significant(errors[1])},
+            "mase_percent_between_the_precisions": significant(float(rlnlib.mase(reduced, exact).mean())),
             "matrix_product_gflop_per_second": peak,
-            "gflop_per_cell": {name: common.significant(count) for name, count in work.items()},
-            "share_of_matrix_product_rate": {name: common.significant(value) for name, value in share.items()},
+            "gflop_per_cell": {name: significant(count) for name, count in work.items()},
+            "share_of_matrix_product_rate": {name: significant(value) for name, value in share.items()},
         },
     )
 

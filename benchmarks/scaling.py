@@ -13,12 +13,14 @@ from statistics import median
 
 import common
 import rlnlib
+from rlnlib import provenance
+from rlnlib.provenance import significant
 
 QUESTION = "Seconds a cell against its number of voxels"
 
 
 def main():
-    options = common.parse(__doc__, sizes=(16, 32, 64, 128), repeats=(9, 7, 3, 1), contrast=10.0, rtol=1e-3)
+    options = provenance.parse(__doc__, sizes=(16, 32, 64, 128), repeats=(9, 7, 3, 1), contrast=10.0, rtol=1e-3)
     networks = {kind: rlnlib.load_pretrained(kind, options.contrast) for kind in ("fln", "rln")}
     solvers = ("conjugate_gradient", "fixed_point")
     seconds = {name: [] for name in (*solvers, *networks)}
@@ -38,7 +40,7 @@ def main():
             for kind, model in networks.items()
         }
         for name, spent in common.measure(sides, repeats, options.device).items():
-            seconds[name].append([common.significant(s) for s in spent])
+            seconds[name].append([significant(s) for s in spent])
         for solver in solvers:
             counts[solver].append(iterations[solver])
     voxels = [size**3 for size in options.sizes]
@@ -51,7 +53,7 @@ def main():
         "seconds_by_size": seconds,
         "median_seconds": medians,
         "microseconds_per_voxel": {
-            name: [common.significant(1e6 * s / v) for s, v in zip(spent, voxels, strict=True)]
+            name: [significant(1e6 * s / v) for s, v in zip(spent, voxels, strict=True)]
             for name, spent in medians.items()
         },
         "iterations": counts,
@@ -68,7 +70,7 @@ def main():
             for name, spent in one.items()
         },
     }
-    common.write(QUESTION, options, result)
+    provenance.write_record(QUESTION, options, result)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import torch
 
 import common
 import rlnlib
-from rlnlib import elasticity, green
+from rlnlib import elasticity, green, provenance
+from rlnlib.provenance import significant
 
 QUESTION = "Cells solved a second, against SciPy's sparse solvers with the same elements"
 
@@ -49,7 +50,7 @@ def scipy_strain(stiff, contrast, rtol, direct):
 
 
 def main():
-    options = common.parse(__doc__, size=16, cells=2, contrast=50.0, rtol=1e-6, repeats=3, direct=1)
+    options = provenance.parse(__doc__, size=16, cells=2, contrast=50.0, rtol=1e-6, repeats=3, direct=1)
     cells = rlnlib.generate_cells(options.cells, size=options.size, seed=0)
     found = {}
 
@@ -72,14 +73,13 @@ def main():
         del sides["SciPy, direct"]
     seconds = common.measure(sides, options.repeats)
     others = [name for name in sides if name != "rlnlib"]
-    common.write(
+    provenance.write_record(
         QUESTION,
         options,
         {
             **common.rates(seconds, dict.fromkeys(sides, options.cells), [("rlnlib", name) for name in others]),
             "mase_percent_between": {
-                name: common.significant(float(rlnlib.mase(found["rlnlib"][:, 0], found[name][:, 0]).max()))
-                for name in others
+                name: significant(float(rlnlib.mase(found["rlnlib"][:, 0], found[name][:, 0]).max())) for name in others
             },
         },
     )

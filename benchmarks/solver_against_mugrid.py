@@ -12,14 +12,10 @@ The record says where the time of one iteration goes, on one core, beside the ra
 what is left to gain from faster transforms, and what is not.
 """
 
-import argparse
-import json
 import multiprocessing
 import os
-import platform
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -147,27 +143,16 @@ def iteration_parts(cells, contrast, repeats=30):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=int, default=16)
-    parser.add_argument("--size", type=int, default=31)
-    parser.add_argument("--contrast", type=float, default=50.0)
-    parser.add_argument("--rtol", type=float, default=1e-6)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    import torch
 
+    import rlnlib  # here, since the processes of muGrid import this file, too
+    from rlnlib import green, provenance
+
+    cores = len(os.sched_getaffinity(0))
+    options = provenance.parse(__doc__, cells=16, size=31, contrast=50.0, rtol=1e-6, repeats=3, cores=cores)
+    torch.set_num_threads(options.cores)
     with multiprocessing.get_context("spawn").Pool(options.cores) as pool:
-        import muGrid
-        import torch
-
-        import rlnlib
-        from common import cpu_name
-        from rlnlib import green
-
-        torch.set_num_threads(options.cores)
         cells = rlnlib.generate_cells(options.cells, size=options.size, seed=0)
-        load_before = os.getloadavg()[0]
         seconds = {"rlnlib": [], "mugrid float32": [], "mugrid float64": []}
         for repeat in range(options.repeats + 1):  # the first warms up
             started = time.perf_counter()
@@ -186,16 +171,7 @@ def main():
         parts = iteration_parts(cells, options.contrast)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     iterations_of_voxels = int(solution.iterations.sum()) * cells[0].size
-    record = {
-        "question": "cells solved a second, rlnlib against muGrid, same cells, elements, preconditioner, tolerance",
-        "settings": {k: v for k, v in vars(options).items() if k != "out"},
-        "machine": {"cpu": cpu_name(), "cores": options.cores, "load_before": round(load_before, 2)},
-        "versions": {
-            "rlnlib": rlnlib.__version__,
-            "muGrid": muGrid.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+    result = {
         "seconds": seconds,
         "median_seconds": medians,
         "ratio_to_mugrid": {k: medians[k] / medians["rlnlib"] for k in ("mugrid float32", "mugrid float64")},
@@ -209,11 +185,8 @@ def main():
         "mase_percent_between": float(rlnlib.mase(solution.strain[:, 0], theirs).max()),
         "note": "rlnlib iterates in float32 and confirms in float64, so one run stands against both of muGrid's.",
     }
-    text = json.dumps(record, indent=1)
-    print(text)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text + "\n")
+    question = "cells solved a second, rlnlib against muGrid, same cells, elements, preconditioner, tolerance"
+    provenance.write_record(question, options, result, packages=["muGrid"])
 
 
 if __name__ == "__main__":

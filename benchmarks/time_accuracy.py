@@ -21,8 +21,9 @@ import torch
 
 import common
 import rlnlib
-from rlnlib import lippmann_schwinger, solvers, voxel_fe, weight_files
+from rlnlib import lippmann_schwinger, provenance, solvers, voxel_fe, weight_files
 from rlnlib.fast import heap
+from rlnlib.provenance import significant
 from rlnlib.rln import KINDS
 
 QUESTION = "Error against seconds a cell"
@@ -73,7 +74,7 @@ def networks_for(size, contrast):
 
 
 def main():
-    options = common.parse(__doc__, size=16, cells=8, contrasts=(10.0, 50.0), iterations=12, repeats=3)
+    options = provenance.parse(__doc__, size=16, cells=8, contrasts=(10.0, 50.0), iterations=12, repeats=3)
     cells = torch.from_numpy(rlnlib.generate_cells(options.cells, size=options.size, seed=options.size))
     one_by_one = [cell[None] for cell in cells]
     rows, origins = [], {}
@@ -82,8 +83,8 @@ def main():
 
         def add(method, precision, mode, steps, seconds, fields, contrast=contrast, true=true):
             """``seconds``: for each step those of the repeats, for all cells."""
-            each = [[common.significant(s / len(true)) for s in spent] for spent in seconds]
-            errors = [common.significant(float(rlnlib.mase(field, true).mean())) for field in fields]
+            each = [[significant(s / len(true)) for s in spent] for spent in seconds]
+            errors = [significant(float(rlnlib.mase(field, true).mean())) for field in fields]
             row = {"method": method, "contrast": contrast, "precision": precision, "mode": mode, "steps": list(steps)}
             row |= {"seconds_a_cell": [median(s) for s in each], "least": [min(s) for s in each]}
             rows.append({**row, "most": [max(s) for s in each], "mase_percent": errors})
@@ -133,7 +134,7 @@ def main():
                     list(zip(*(s for s, _ in runs), strict=True)),
                     runs[-1][1],
                 )
-    common.write(QUESTION, options, {"networks": origins, "rows": rows})
+    provenance.write_record(QUESTION, options, {"networks": origins, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import torch
 
 import common
 import rlnlib
+from rlnlib import provenance
 from rlnlib.rln import KINDS, RLN, phase_indicators
 
 QUESTION = "Cells a second in a training step"
@@ -31,7 +32,7 @@ def training_step(kind, dtype, stiff, device):
 
 
 def main():
-    options = common.parse(__doc__, size=16, cells=16, repeats=3)
+    options = provenance.parse(__doc__, size=16, cells=16, repeats=3)
     stiff = torch.from_numpy(rlnlib.generate_cells(options.cells, size=options.size, seed=0))
     sides = {
         f"{kind}, {str(dtype)[6:]}": training_step(kind, dtype, stiff, options.device)
@@ -41,7 +42,7 @@ def main():
     seconds = common.measure(sides, options.repeats, options.device)
     pairs = [(f"{kind}, bfloat16", f"{kind}, float32") for kind in KINDS]
     pairs += [("rln-t, float32", "rln, float32"), ("fln, float32", "rln, float32")]
-    common.write(QUESTION, options, common.rates(seconds, dict.fromkeys(sides, options.cells), pairs))
+    provenance.write_record(QUESTION, options, common.rates(seconds, dict.fromkeys(sides, options.cells), pairs))
 
 
 if __name__ == "__main__":

@@ -23,9 +23,8 @@ from pathlib import Path
 
 import torch
 
-import common
 import rlnlib
-from rlnlib import networks, training
+from rlnlib import networks, provenance, training
 from rlnlib.rln import KINDS
 
 
@@ -57,7 +56,7 @@ def unsteadiness(errors: list[float]) -> float:
 
 
 def main():
-    options = common.parse(
+    options = provenance.parse(
         __doc__,
         train=1024,
         validation=256,
@@ -100,7 +99,7 @@ def main():
                 }
             )
             print(f"{name} {seed}: {on_test:.3f} %", flush=True)
-    common.write("What do the parts of the recipe change?", options, {"precision": precision, "runs": runs})
+    provenance.write_record("What do the parts of the recipe change?", options, {"precision": precision, "runs": runs})
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-import common  # first: it sets how threads wait
 import rlnlib
+from rlnlib import provenance
 
 ALL = (0.0, 1.0)
 #: (grain sizes, stiff fractions)
@@ -36,7 +36,7 @@ def score(network, cells, true) -> dict[str, float]:
 
 
 def main():
-    options = common.parse(__doc__, cells=100, size=31, seed=123)
+    options = provenance.parse(__doc__, cells=100, size=31, seed=123)
     folder = Path(os.environ["RLN_REFERENCE_DATA"]) / "published"
     networks = {
         "fln": rlnlib.load_published(folder / "FLN_c10.model"),
@@ -50,7 +50,7 @@ def main():
         row.update({kind: score(network, cells, true) for kind, network in networks.items()})
         rows.append(row)
         print(row, flush=True)
-    common.write(__doc__.split("\n")[0], options, {"contrast": 10.0, "ranges": rows})
+    provenance.write_record(__doc__.split("\n")[0], options, {"contrast": 10.0, "ranges": rows})
 
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import common  # first: it sets how threads wait
 import rlnlib
-from rlnlib import green
+from rlnlib import green, provenance
 
 
 def differences(cells, contrast: float, truth: torch.Tensor) -> dict[str, dict[str, float]]:
@@ -24,15 +23,15 @@ def differences(cells, contrast: float, truth: torch.Tensor) -> dict[str, dict[s
         strain = rlnlib.solve_strain(cells, contrast, discretization=name).strain[:, 0]
         error = rlnlib.mase(strain, truth)
         found[name] = {
-            "mean": common.significant(float(error.mean())),
-            "worst": common.significant(float(error.max())),
-            "largest_difference": common.significant(float((strain - truth).abs().max())),
+            "mean": provenance.significant(float(error.mean())),
+            "worst": provenance.significant(float(error.max())),
+            "largest_difference": provenance.significant(float((strain - truth).abs().max())),
         }
     return found
 
 
 def main():
-    options = common.parse(__doc__, cells=32, size=31, seed=0, contrasts=(10.0, 50.0))
+    options = provenance.parse(__doc__, cells=32, size=31, seed=0, contrasts=(10.0, 50.0))
     folder = Path(os.environ["RLN_REFERENCE_DATA"])
     reference, ours = {}, {}
     cells = rlnlib.generate_cells(options.cells, size=options.size, seed=options.seed)
@@ -44,7 +43,7 @@ def main():
         bbar = rlnlib.solve_strain(cells, contrast).strain[:, 0]
         ours[f"{contrast:g}"] = {"cells": len(cells), **differences(cells, contrast, bbar)}
     result = {"against_the_reference_fields": reference, "against_bbar_on_cells_like_the_papers": ours}
-    common.write(__doc__.split("\n")[0], options, result)
+    provenance.write_record(__doc__.split("\n")[0], options, result)
 
 
 if __name__ == "__main__":

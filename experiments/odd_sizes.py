@@ -11,14 +11,13 @@ import time
 
 import torch
 
-import common
 import rlnlib
-from rlnlib.book import notebook
+from rlnlib import provenance
 from rlnlib.rln import KINDS
 
 
 def main():
-    options = common.parse(__doc__, cells=32, seed=4242)
+    options = provenance.parse(__doc__, cells=32, seed=4242)
     torch.set_num_threads(1)
     sets = {
         size: torch.from_numpy(rlnlib.generate_cells(options.cells, size=size, seed=options.seed)) for size in (31, 32)
@@ -38,8 +37,9 @@ def main():
                 row.update(mean=round(float(errors.mean()), 3), deviation=round(float(errors.std()), 3))
                 rows.append({**row, "cpu_seconds": round(seconds, 3)})
                 print(rows[-1], flush=True)
-    result = {"cells": options.cells, "seed": options.seed, "rows": rows, "commit": notebook.current_commit()}
-    common.write("What a seam costs: networks trained on an even size, on cells of an odd one", options, result)
+    result = {"cells": options.cells, "seed": options.seed, "rows": rows}
+    question = "What a seam costs: networks trained on an even size, on cells of an odd one"
+    provenance.write_record(question, options, result)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,8 @@ the cells lies on the right side of 0.
 import numpy as np
 import torch
 
-import common
 import rlnlib
-from rlnlib import rln
+from rlnlib import provenance, rln
 
 
 def interval(values: np.ndarray, statistic, resamples: int = 2000) -> list[float]:
@@ -33,7 +32,7 @@ def interval(values: np.ndarray, statistic, resamples: int = 2000) -> list[float
 
 
 def main():
-    options = common.parse(__doc__, cells=256, size=16, seed=91_000, contrasts=(10.0, 50.0))
+    options = provenance.parse(__doc__, cells=256, size=16, seed=91_000, contrasts=(10.0, 50.0))
     cells = torch.from_numpy(rlnlib.generate_cells(options.cells, size=options.size, seed=options.seed))
     rows = []
     for contrast in options.contrasts:
@@ -48,7 +47,7 @@ def main():
         biases, first, at_peak, row = {}, {}, {}, {"contrast": contrast, "weights": {}}
         for kind in rln.KINDS:
             model = rlnlib.load_pretrained(kind, contrast, options.size)
-            row["weights"] |= common.weights_used(kind, contrast, options.size)
+            row["weights"] |= provenance.weights_used(kind, contrast, options.size)
             with torch.no_grad():
                 batches = [model(rln.phase_indicators(part), return_iterates=True) for part in cells.split(16)]
             iterates = [torch.cat(parts).flatten(1) for parts in zip(*batches, strict=True)]
@@ -93,7 +92,7 @@ def main():
         row["fln_is_not_the_first_pass"] = row["one_pass_rln_t_minus_fln"][0] > 0
         row["rln_t_misses_the_highest"] = row["at_highest_rln_t_minus_rln"][0] > 0
         rows.append(row)
-    common.write("How do the shipped networks treat high strains, and when?", options, {"rows": rows})
+    provenance.write_record("How do the shipped networks treat high strains, and when?", options, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,24 +1,24 @@
 """How far from our truth are the networks released with the paper, beside its Table 1?
 
-    python experiments/published.py FLN_c10.model RLN_t_c10.model --out data/results/published-10.json
+    RLN_REFERENCE_DATA=FOLDER python experiments/published.py --contrast 10 --out data/results/published.json
 
-Scores each file on fresh cells of the paper's default set, after every pass, with the mean of each cell subtracted and
-with that of the whole batch, as the released code does. The RLN-t is run for more passes than it was trained for.
+The record has a key for each contrast, of which a run replaces its own. Scores each network on fresh cells of the
+paper's default set, after every pass, with the mean of each cell subtracted and with that of the whole batch, as the
+released code does. The RLN-t is run for more passes than it was trained for.
 A batch of one has only one mean: scored one at a time, both choices are the same.
 """
 
-import argparse
 import hashlib
-import json
-import platform
+import os
 from pathlib import Path
 
 import torch
 
 import rlnlib
-from rlnlib.book import notebook
+from rlnlib import provenance
 from rlnlib.rln import phase_indicators
-from rlnlib.weight_files import write_atomically
+
+FILES = ("FLN_c{:g}.model", "RLN_t_c{:g}.model")
 
 
 @torch.no_grad()
@@ -37,17 +37,8 @@ def summary(errors):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--contrast", type=float, default=10.0)
-    parser.add_argument("--cells", type=int, default=500)
-    parser.add_argument("--size", type=int, default=31)
-    parser.add_argument("--passes", type=int, default=10, help="of a tied network trained for several")
-    parser.add_argument("--batch-size", type=int, default=32, help="of the batch whose mean is subtracted")
-    parser.add_argument("--seed", type=int, default=500)
-    parser.add_argument("--out", required=True)
-    options = parser.parse_args()
-
+    options = provenance.parse(__doc__, contrast=10.0, cells=500, size=31, passes=10, batch_size=32, seed=500)
+    folder = Path(os.environ["RLN_REFERENCE_DATA"]) / "published"
     stiff = torch.from_numpy(rlnlib.generate_cells(options.cells, size=options.size, seed=options.seed))
     solved = [
         rlnlib.solve_strain(part, options.contrast, rtol=1e-4, dtype=torch.float32).strain[:, 0]
@@ -55,7 +46,7 @@ def main():
     ]
     true = torch.cat(solved).float()
     networks = {}
-    for file in options.files:
+    for file in (folder / name.format(options.contrast) for name in FILES):
         found = {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
         for choice, batch_size in (("cell", 1), ("batch", options.batch_size)):
             model = rlnlib.load_published(file, batch_mean=choice == "batch")
@@ -74,14 +65,12 @@ def main():
     result = {
         "contrast": options.contrast,
         "data": {"cells": options.cells, "size": options.size, "grain_size": [1, 10], "stiff_fraction": [0.0, 1.0]},
-        "seed": options.seed,
         "truth": "bbar, rtol 1e-4",
         "batch_size": {"cell_mean": 1, "batch_mean": options.batch_size},
         "networks": networks,
-        "commit": notebook.current_commit(),
-        "versions": {"rlnlib": rlnlib.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
-    write_atomically(options.out, (json.dumps(result) + "\n").encode())
+    question = "How far from our truth are the networks released with the paper?"
+    provenance.write_record(question, options, result, key=f"{options.contrast:g}")
 
 
 if __name__ == "__main__":

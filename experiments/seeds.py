@@ -1,10 +1,11 @@
 """How much does a line of Table 1 depend on the seed of the training? One network of the book's table, several times.
 
-    python experiments/seeds.py --folder runs/seeds --out data/results/seeds-fln-10.json
+    python experiments/seeds.py --folder runs/seeds --out data/results/seeds.json
 
-Same data, recipe and number of epochs as the first stage of the shipped weights; the seed draws the first weights,
-the order of the cells and their symmetry copies. The shipped weights fell along the cosine by the clock, these by
-epochs, so that they come out alike on any machine. A run that was cut off goes on from its folder.
+The record has a key for each network, of which a run replaces its own. Same data, recipe and number of epochs as the
+first stage of the shipped weights; the seed draws the first weights, the order of the cells and their symmetry copies.
+The shipped weights fell along the cosine by the clock, these by epochs, so that they come out alike on any machine.
+A run that was cut off goes on from its folder.
 """
 
 from dataclasses import replace
@@ -12,14 +13,13 @@ from pathlib import Path
 
 import torch
 
-import common
 import rlnlib
-from rlnlib import dataset, training, weight_files
+from rlnlib import dataset, provenance, training, weight_files
 from rlnlib.rln import KINDS
 
 
 def main():
-    options = common.parse(__doc__, kind="fln", contrast=10.0, epochs=20, seeds=(0, 1, 2), folder="runs/seeds")
+    options = provenance.parse(__doc__, kind="fln", contrast=10.0, epochs=20, seeds=(0, 1, 2), folder="runs/seeds")
     torch.set_num_threads(1)
     folder = Path(options.folder)
     about = weight_files.pretrained_header(options.kind, options.contrast)
@@ -45,7 +45,8 @@ def main():
             }
         )
         result = {"data": about["data"], "recipe": stage, "test_cells": len(errors), "runs": runs}
-        common.write("How much does a line of Table 1 depend on the seed of the training?", options, result)
+        question = "How much does a line of Table 1 depend on the seed of the training?"
+        provenance.write_record(question, options, result, key=f"{options.kind}-{options.contrast:g}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python experiments/ship.py --run runs/laptop/rln-10 --data runs/laptop/contrast-10.h5 \\
         --device "CPU, 1 thread"
 
-Writes data/pretrained/NAME.safetensors and its line in the manifest, data/results/test-NAME.json and history-NAME.csv.
+Writes data/pretrained/NAME.safetensors and its line in the manifest, beside it NAME.test.json and NAME.history.csv.
 Several folders after --run are the stages of one training, each begun from the best weights of the one before; --after
 names the weight file from which the first of them began. Its stages, minutes and learning curve are put in front. If
 the runs were trained on all cells of another data set, --train-data names it; none of them may be a test cell.
@@ -57,7 +57,7 @@ def ship(
         before = weight_files.read_header(after)
         name = weight_files.shipped_name(before["kind"], before["contrast"], before["data"]["size"])
         stages = [{"data": before["data"], **stage} for stage in before["recipe"]]
-        history = training.read_history(weight_files.PRETRAINED.parent / "results", f"history-{name}.csv")
+        history = training.read_history(weight_files.PRETRAINED, f"{name}.history.csv")
     for run in runs:
         model, config, rows = training.read_run(run)
         stages.append({"data": trained_on, **asdict(config)})
@@ -93,10 +93,9 @@ def ship(
     with tempfile.TemporaryDirectory() as folder:
         weight_files.save_weights(Path(folder) / "weights", model, **about)
         name = weight_files.ship(Path(folder) / "weights")
-    results = weight_files.PRETRAINED.parent / "results"
     scores = {**about, "mase": [round(error, 4) for error in errors.tolist()]}
-    weight_files.write_atomically(results / f"test-{name}.json", (json.dumps(scores) + "\n").encode())
-    training.write_history(results / f"history-{name}.csv", history)
+    weight_files.write_atomically(weight_files.PRETRAINED / f"{name}.test.json", (json.dumps(scores) + "\n").encode())
+    training.write_history(weight_files.PRETRAINED / f"{name}.history.csv", history)
     return name, about
 
 

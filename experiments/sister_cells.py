@@ -2,22 +2,19 @@
 
     python experiments/sister_cells.py --out data/results/sister_cells.json
 
-Design points are dealt into two halves. Of the five cells of each point two are for training, as in the 40 % of the
-paper's split by cell, and three for testing. One network learns from the first half and one from the second, and both
-are tested on the test cells of both halves: each test cell is then scored once by a network that has seen its sisters
-and once by one that has not, and the difference of the two errors is what sisters give. Halves and networks change
-roles, so neither counts. The standard error is over design points, whose cells are averaged first.
+Design points are dealt into two halves, each of ``points``. Of the five cells of each point two are for training, as in
+the 40 % of the paper's split by cell, and three for testing. One network learns from the first half and one from the
+second, and both are tested on the test cells of both halves: each test cell is then scored once by a network that has
+seen its sisters and once by one that has not, and the difference of the two errors is what sisters give. Halves and
+networks change roles, so neither counts. The standard error is over design points, whose cells are averaged first.
 """
 
-import argparse
-import json
-import platform
 import tempfile
 
 import torch
 
 import rlnlib
-from rlnlib import rln, training, weight_files
+from rlnlib import provenance, rln, training
 
 REPEATS, TRAINING = 5, 2
 
@@ -58,14 +55,7 @@ def measure(points: int, size: int, contrast: float, seed: int, config: training
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--points", type=int, nargs="+", default=[16, 64], help="design points of each half")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--size", type=int, default=16)
-    parser.add_argument("--contrast", type=float, default=50.0)
-    parser.add_argument("--updates", type=int, default=400, help="of each network, in batches of 8 cells")
-    parser.add_argument("--out", required=True)
-    options = parser.parse_args()
+    options = provenance.parse(__doc__, points=(16, 64), seeds=2, size=16, contrast=50.0, updates=400)
     rows = []
     for points in options.points:
         epochs = max(1, round(options.updates * 8 / (points * TRAINING)))
@@ -73,15 +63,8 @@ def main():
         for seed in range(options.seeds):
             rows.append(measure(points, options.size, options.contrast, seed, config))
             print(rows[-1], flush=True)
-    result = {
-        "network": "fln",
-        "size": options.size,
-        "contrast": options.contrast,
-        "updates": options.updates,
-        "rows": rows,
-        "versions": {"rlnlib": rlnlib.__version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
-    weight_files.write_atomically(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    question = "How much do sister cells on both sides of the split flatter the test error?"
+    provenance.write_record(question, options, {"network": "fln", "rows": rows})
 
 
 if __name__ == "__main__":

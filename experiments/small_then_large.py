@@ -11,9 +11,8 @@ import math
 
 import torch
 
-import common
 import rlnlib
-from rlnlib import metrics, rln
+from rlnlib import metrics, provenance, rln
 
 #: Wavelengths in voxels between which the squared error is counted; no wave on a cell of 16^3 is longer than 16.
 WAVELENGTHS = (4.0, 8.0, 16.0)
@@ -27,7 +26,7 @@ def iterates(model: rlnlib.RLN, cells: torch.Tensor) -> list[torch.Tensor]:
 
 
 def main():
-    options = common.parse(__doc__, cells=256, seed=70_000, sizes=(16, 31), contrasts=(10.0, 50.0))
+    options = provenance.parse(__doc__, cells=256, seed=70_000, sizes=(16, 31), contrasts=(10.0, 50.0))
     rows = []
     for size in options.sizes:
         cells = torch.from_numpy(rlnlib.generate_cells(options.cells, size=size, seed=options.seed + size))
@@ -44,7 +43,7 @@ def main():
                     "trained_on": trained_on,
                     "size": size,
                     "contrast": contrast,
-                    "weights": common.weights_used("rln", contrast, trained_on),
+                    "weights": provenance.weights_used("rln", contrast, trained_on),
                     "mean": float(errors.mean()),
                     "deviation": float(errors.std()),
                     "macroscopic_strain": float(baseline.mean()),
@@ -56,7 +55,7 @@ def main():
                 }
                 rows.append({key: rounded(value) for key, value in row.items()})
                 print({key: value for key, value in rows[-1].items() if key not in ("mase", "weights")}, flush=True)
-    common.write(
+    provenance.write_record(
         "What networks trained on small cells make of larger ones",
         options,
         {"wavelengths": WAVELENGTHS, "rows": rows},
@@ -68,7 +67,7 @@ def rounded(value):
         return [rounded(part) for part in value]
     if not isinstance(value, float):
         return value
-    return common.significant(value) if math.isfinite(value) else None  # a cell may have no wave so long
+    return provenance.significant(value) if math.isfinite(value) else None  # a cell may have no wave so long
 
 
 if __name__ == "__main__":

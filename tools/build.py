@@ -32,7 +32,8 @@ import yaml
 
 from rlnlib._version import __version__
 from rlnlib.book import claims
-from rlnlib.book.notebook import ALLOWED, bootstrap, current_commit
+from rlnlib.book.notebook import ALLOWED, bootstrap
+from rlnlib.provenance import current_commit
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for whoever imports this file from elsewhere
 import benchmark_page

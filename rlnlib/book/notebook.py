@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from IPython.display import Markdown, display
 
 from rlnlib import _checks, weight_files
 from rlnlib._version import __version__
+from rlnlib.provenance import current_commit
 
 # Source of the first code cell of every notebook: nothing happens where the library is there. Where it is not, as in
 # Colab, its repository is fetched, with the data and weights, and only packages that are missing are installed.
@@ -24,8 +24,7 @@ if importlib.util.find_spec("rlnlib") is None:
     import importlib.metadata as metadata
     import os
     import re
-    import subprocess
-    import sys
+        import sys
 
     repository = os.environ.get("RLN_REPOSITORY") or REPOSITORY
     if not repository:
@@ -144,19 +143,3 @@ def provenance(device: torch.device) -> str:
         made_with.append(f"profile {profile}")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     return ", ".join([*made_with, name, f"torch {torch.__version__}"])
-
-
-def current_commit() -> str | None:
-    """Short hash of the library's git checkout, with ``+`` if files differ from it; None outside of a checkout."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-
-    def git(*words):
-        return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, timeout=20).stdout.strip()
-
-    try:
-        commit = git("rev-parse", "--short", "HEAD")
-        return commit + ("+" if commit and git("status", "--porcelain", "rlnlib") else "") or None
-    except (OSError, subprocess.TimeoutExpired):
-        return None

@@ -46,11 +46,11 @@ def test_a_run_is_shipped_with_its_scores_and_its_history(ship, tmp_path):
     stiff, strain = dataset.StrainDataset(data, "test").tensors()
     error = float(rlnlib.mase(rlnlib.predict_strain(loaded, stiff), strain).mean())
     assert about["metrics"]["mase_mean"] == pytest.approx(error, abs=1e-3) and about["metrics"]["cells"] == len(stiff)
-    results = tmp_path / "data" / "results"
-    scores = json.loads((results / "test-fln-5-6.json").read_text())
+    records = tmp_path / "data" / "pretrained"
+    scores = json.loads((records / "fln-5-6.test.json").read_text(encoding="utf-8"))
     assert sum(scores["mase"]) / len(scores["mase"]) == pytest.approx(error, abs=1e-3)
     assert weight_files.pretrained_header("fln", 5, 6)["recipe"] == scores["recipe"] == about["recipe"]
-    assert [row["epoch"] for row in training.read_history(results, "history-fln-5-6.csv")] == [1, 2]
+    assert [row["epoch"] for row in training.read_history(records, "fln-5-6.history.csv")] == [1, 2]
     assert about["minutes"] == round(history[-1]["seconds"] / 60, 1) and len(about["data"]["sha256"]) == 64
 
 
@@ -68,7 +68,7 @@ def test_a_training_in_stages_says_all_of_them(ship, tmp_path):
     assert name == "fln-5-7" and weight_files.shipped(6) == weight_files.shipped(7) == [("fln", 5.0)]
     assert [stage["epochs"] for stage in about["recipe"]] == [2, 3] and about["epochs"] == 5
     assert about["recipe"][0]["data"]["size"] == 6 and "data" not in about["recipe"][1]
-    history = training.read_history(tmp_path / "data" / "results", "history-fln-5-7.csv")
+    history = training.read_history(tmp_path / "data" / "pretrained", "fln-5-7.history.csv")
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
     assert all(later["seconds"] >= row["seconds"] for row, later in itertools.pairwise(history))
     text = model_card_page.tables()

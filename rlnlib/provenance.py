@@ -1,0 +1,128 @@
+"""What a number was made with: commit, versions, machine and weights; and the one writer of records, which say so.
+
+A record is a JSON file named as the script that makes it: ``experiments/NAME.py`` makes ``data/results/NAME.json``, and
+``benchmarks/NAME.py`` makes ``benchmarks/results/NAME.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from rlnlib import weight_files
+from rlnlib._version import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def parse(question: str, **options) -> argparse.Namespace:
+    """Read the command line of a script that makes a record.
+
+    Args:
+        question: the script's docstring, shown by ``--help``.
+        options: name and default of each option; the default gives the type, and a tuple takes several values.
+
+    Returns:
+        The values given, with ``device`` ("cpu" or "cuda") and ``out`` (the record's path, or None) beside them.
+    """
+    parser = argparse.ArgumentParser(description=question, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in options.items():
+        many = isinstance(default, tuple)
+        kind = type(default[0] if many else default)
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, dest=name, type=kind, default=default, nargs="+" if many else None)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path)
+    parsed = parser.parse_args()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return parsed
+
+
+def write_record(question: str, options: argparse.Namespace, result: dict, *, key: str = "", packages=()) -> None:
+    """Print a record, and write it to ``options.out`` if that is given.
+
+    Args:
+        question: what the script asks, in one line.
+        options: what :func:`parse` returned; paths and folders are left out of the record's settings.
+        result: what was found: raw values, from which readers derive the rest.
+        key: the part of the file that this record replaces, for a script that is run once for each of several cases.
+        packages: further packages whose versions count.
+    """
+    settings = {name: value for name, value in vars(options).items() if name not in ("out", "folder", "files")}
+    record = {
+        "question": question,
+        "date": datetime.date.today().isoformat(),
+        "settings": settings,
+        "machine": machine(settings.get("device", "cpu")),
+        "versions": versions(*packages),
+        "commit": current_commit(),
+        **result,
+    }
+    print(json.dumps(record, indent=1))
+    if options.out is None:
+        return
+    content = record
+    if key:
+        before = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
+        content = {**before, key: record}
+    weight_files.write_atomically(options.out, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def machine(device: str = "cpu") -> dict:
+    """Processor, cores in use, GPU (if ``device`` is "cuda"), memory in MiB, and load over the last minute."""
+    return {
+        "cpu": cpu_name(),
+        "cores": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "memory_mebibytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name as Linux gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of the library, of torch, of Python and of the named packages."""
+    found = {"rlnlib": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    return found | {package: importlib.metadata.version(package) for package in packages}
+
+
+def weights_used(kind: str, contrast: float, size: int) -> dict[str, str]:
+    """Name and sha256 of a shipped weight file, so that a record says which weights it is of."""
+    entries = {(e["kind"], e["contrast"], e["size"]): e["sha256"] for e in weight_files.catalogue()}
+    return {weight_files.shipped_name(kind, contrast, size): entries[kind, contrast, size]}
+
+
+def current_commit() -> str | None:
+    """Short hash of the library's git checkout, with ``+`` if its files differ from it; None outside of a checkout."""
+    if not (ROOT / ".git").exists():
+        return None
+
+    def git(*words):
+        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, timeout=20).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short", "HEAD")
+        return commit + ("+" if commit and git("status", "--porcelain", "rlnlib") else "") or None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def significant(value: float) -> float:
+    """A measured number to four digits, as records hold it."""
+    return float(f"{value:.4g}")
