@@ -99,91 +99,29 @@ def test_an_odd_axis_is_padded_by_two_below_and_three_above():
     assert torch.allclose(network(x), network(padded)[..., 2:9, 2:9, 2:9], atol=1e-6)
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
-def test_the_fast_layers_are_the_plain_ones_with_their_gradients(layout):
-    """Periodic padding and PReLU against torch's own, values and gradients."""
-    x = torch.randn(2, 6, 4, 2, 5, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
-    convolution, activation = networks.PeriodicConv3d(6, 3).double(), networks.PReLU(3).double()
-    weights = torch.randn(2, 3, 4, 2, 5, dtype=torch.float64)
-    plain = torch.nn.functional.prelu(
-        torch.nn.functional.conv3d(
-            torch.nn.functional.pad(x, (1,) * 6, mode="circular"), convolution.weight, convolution.bias
-        ),
-        activation.weight,
-    )
-    fast = activation(convolution(x))
-    assert torch.allclose(fast, plain, atol=1e-12)
-    inputs = [x, *convolution.parameters(), *activation.parameters()]
-    for ours, theirs in zip(
-        torch.autograd.grad((weights * fast).sum(), inputs),
-        torch.autograd.grad((weights * plain).sum(), inputs),
-        strict=True,
-    ):
-        assert torch.allclose(ours, theirs, atol=1e-12)
+def test_the_number_of_outputs_is_free():
+    network = networks.PeriodicVNet(16, 3)
+    assert network(field(1, 16, 7, 8, 7)).shape == (1, 3, 7, 8, 7)
+    assert network.end[-1].weight.shape == (3, 16, 1, 1, 1)
 
 
-@pytest.mark.parametrize("shape", [(9, 9, 9), (8, 8, 8), (7, 6, 4), (4, 5, 7)])
-def test_inference_computes_the_plain_function(shape):
-    """Cropped early and with the last two convolutions in one, and equal; also where only some axes are odd."""
-    network, x = networks.VNet().eval(), field(2, 6, *shape)
-    plain = network(x)  # gradients are on
-    with torch.no_grad():
-        assert network.train()(x).equal(plain.detach()), "training takes the plain path"
-        quick = network.eval()(x)
-        assert quick.shape == plain.shape and 0 < (quick - plain).abs().max() < 1e-5 * plain.abs().max()
-        network.end[0].weight[0, 0, 0, 0, 0] += 0.1
-        assert (network(x) - plain).abs().max() > 1e-4 * plain.abs().max(), "a wrong corner of one kernel is seen"
+@pytest.mark.parametrize(
+    ("proximal", "words"),
+    [
+        ("unet", "'vnet'"),
+        ("rlnlib.networks:UNet", "cannot be imported"),
+        ("no_such_module:f", "cannot be imported"),
+        (":f", "cannot be imported"),
+        ("math:sqrt", "must make a torch.nn.Module"),
+        (0, "must be a name or a function"),
+    ],
+)
+def test_what_is_no_network_is_refused(proximal, words):
+    with pytest.raises(ValueError, match=words):
+        networks.make_proximal(proximal, 6)
 
 
-@torch.no_grad()
-def test_one_cell_alone_is_convolved_as_among_others_in_either_precision():
-    convolution, x = networks.PeriodicConv3d(6, 16).eval(), field(2, 6, 8, 6, 4)
-    x = x.contiguous(memory_format=torch.channels_last_3d)
-    assert torch.allclose(convolution(x[:1]), convolution(x)[:1], atol=1e-6)
-    assert networks._one_alone(x[:1]) == torch.backends.mkldnn.is_available()
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not networks._one_alone(x[:1])
-        assert convolution(x[:1]).dtype == torch.bfloat16
-    assert convolution.double()(x[:1].double()).dtype == torch.float64
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("shape", [(6, 5, 7), (4, 4, 4)])
-def test_winograds_convolution_is_the_plain_one_and_as_exact(shape):
-    x = field(2, 6, *shape).contiguous(memory_format=torch.channels_last_3d)
-    weight, bias = field(4, 6, 3, 3, 3, seed=1), field(4, seed=2)
-    exact = torch.nn.functional.conv3d(x.double(), weight.double(), bias.double())
-    plain, quick = torch.nn.functional.conv3d(x, weight, bias), networks._winograd(x, weight, bias)
-    assert quick.shape == plain.shape and quick.is_contiguous(memory_format=torch.channels_last_3d)
-    assert 0 < (quick - exact).norm() < 2 * (plain - exact).norm() < 1e-5 * exact.norm()
-    weight[0, 0, 1, 0, 0] += 0.1
-    assert (networks._winograd(x, weight, bias) - exact).norm() > 1e-3 * exact.norm(), "a wrong weight is seen"
-
-
-@torch.no_grad()
-def test_the_activation_by_rows_of_voxels_is_the_plain_one_for_any_size_and_precision():
-    activation = networks.PReLU(16)
-    activation.weight.copy_(field(16))
-    for shape in ((2, 16, 3, 3, 5), (1, 16, 4, 4, 4)):
-        for dtype in (torch.float32, torch.bfloat16):
-            x = field(*shape).to(dtype).contiguous(memory_format=torch.channels_last_3d)
-            plain = torch.nn.functional.prelu(x.contiguous(), activation.weight.to(dtype))
-            assert torch.equal(activation(x), plain) and not torch.equal(x, plain)
-
-
-def test_reduced_precision_keeps_the_first_and_the_last_convolution_in_float32():
-    network, x = networks.VNet().eval(), field(2, 6, 7, 7, 7)
-
-    def error(call):
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            return float((call(x).float() - exact).norm() / exact.norm())
-
-    with torch.no_grad():
-        exact = network(x)
-    plain = error(network.train())
-    assert error(network.eval()) < 0.75 * plain < 0.05
-
-
-def test_an_unknown_network_is_refused():
-    with pytest.raises(ValueError, match="'vnet'"):
-        networks.make_proximal("unet", 6)
+def test_a_network_is_found_again_by_the_name_that_is_stored_for_it():
+    assert networks.full_name("vnet") == "vnet"
+    name = networks.full_name(networks.ThreeLayerNet)
+    assert name == "rlnlib.networks:ThreeLayerNet" and networks.find_proximal(name) is networks.ThreeLayerNet
