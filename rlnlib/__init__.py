@@ -1,8 +1,9 @@
 """Companion library to "Recurrent Localization Networks applied to the Lippmann-Schwinger Equation"."""
 
 from rlnlib._version import __version__
+from rlnlib.images import load_cell
 from rlnlib.metrics import mase
-from rlnlib.microstructure import generate_cells, load_cell
+from rlnlib.microstructure import generate_cells
 from rlnlib.rln import RLN, predict_strain
 from rlnlib.solvers import Solution
 from rlnlib.voxel_fe import effective_stiffness, solve_strain

@@ -127,7 +127,7 @@ def within(name: str, value, least: float, most: float) -> float:
 
 def positive_integer(name: str, value, least: int = 1, most: int = LARGEST) -> int:
     """A whole number from ``least`` to ``most``, both allowed."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not least <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not least <= int(value) <= most:
         bounds = f"of at least {least}" if most == LARGEST else f"from {least} to {most}"
         raise ValueError(f"{name} must be a whole number {bounds}; it is {_shown(value)}.")
     return int(value)
