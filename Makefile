@@ -1,11 +1,15 @@
-# The two commands: `make book` and `make test`. What they do stands in tools/install.py and tools/build.py.
+# The two commands: `make book` and `make test`. What they do stands in tools/build.py.
 PYTHON ?= python3
 PROFILE ?= ci
 VENV := .venv/bin/python
+# Made last, so that a half-made environment has none; its name holds what the environment was made from.
+STAMP := .venv/made-from-$(shell ($(PYTHON) -V; cat pyproject.toml constraints.txt) 2>&1 | sha256sum | cut -c1-16)
+# Text is UTF-8 in any locale, also for the programs that are called.
+export PYTHONUTF8 := 1
 # Threads that sleep while they wait for each other: those that spin take 20 times as long on a busy machine.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help install book test avx2 flakes act notebooks archive clean
+.PHONY: help install book test avx2 flakes act notebooks pdf archive clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,12 +18,26 @@ help:
 	@echo "make avx2       the same notebooks compared with AVX2 kernels and one thread, as on an older processor"
 	@echo "make flakes     the same twenty times over, to find outputs that differ by chance"
 	@echo "make act        run each notebook with each parameter changed, and record what changes"
-	@echo "make archive    the book, executed notebooks, data, weights, lock file and checksums in one zip file"
+	@echo "make pdf        the whole book as one PDF file, printed by Chromium"
+	@echo "make archive    the book, its PDF, executed notebooks, data, weights and checksums in one zip file"
 	@echo "make notebooks  run the notebooks at the ci profile and store their outputs in notebooks/"
 	@echo "make clean      delete build/ and .venv/"
 
-install:
-	@$(PYTHON) tools/install.py
+# PIP_ARGUMENTS takes what a machine needs, for instance --extra-index-url for a CPU build of torch.
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "error: Python 3.10 or newer is needed: name one with make PYTHON=/path/to/python."; exit 1; }
+	@exec 9> .venv.lock && { flock -n 9 || \
+	  { echo "error: another make is installing into .venv: wait until it has ended."; exit 1; }; } && \
+	  echo "Installing into .venv; this takes some minutes." && \
+	  { $(PYTHON) -m venv --clear .venv || \
+	    { echo "error: Python cannot make environments here: install its venv module (Debian: python3-venv)."; exit 1; }; } && \
+	  { $(VENV) -m pip install --disable-pip-version-check --progress-bar off -q -q -c constraints.txt $(PIP_ARGUMENTS) \
+	    -e ".[book,test]" || \
+	    { echo "error: pip could not install the packages, see above: is it the network, or the disk?"; exit 1; }; } && \
+	  touch $@
+
+install: $(STAMP)
 
 book: install
 	@$(VENV) tools/build.py book --profile $(PROFILE)
@@ -43,6 +61,9 @@ flakes: install
 act: install
 	@$(VENV) tools/parameters_act.py
 
+pdf: install
+	@$(VENV) tools/build.py pdf
+
 archive: install
 	@$(VENV) tools/build.py archive
 
@@ -50,4 +71,4 @@ notebooks: install
 	@$(VENV) tools/build.py store
 
 clean:
-	rm -rf build .venv
+	rm -rf build .venv .venv.lock

@@ -43,7 +43,7 @@ def main():
         amounts |= dict.fromkeys(sides, n)
     most = max(options.batches)
     pairs = [(f"{name}, {most}", f"{name}, {min(options.batches)}") for name in calls]
-    provenance.write_record(QUESTION, options, common.rates(seconds, amounts, pairs))
+    provenance.write_record(QUESTION, options, common.raw(seconds, amounts, pairs))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""What the benchmarks share: clocks, sides that take turns, medians with their spread. Records: `rlnlib.provenance`."""
+"""What the benchmarks share: clocks, and sides that take turns. `rlnlib.provenance` writes the records."""
 
 from __future__ import annotations
 
 import os
-import statistics
 import time
 import warnings
 from collections.abc import Callable
@@ -38,37 +37,16 @@ def timed(side: Callable[[], object], device: str = "cpu") -> float:
     return time.perf_counter() - started
 
 
-def summary(seconds: list[float], amount: float = 1.0) -> dict[str, float]:
-    """Median, least and most of ``amount`` per second."""
-    rates = [amount / s for s in seconds]
-    return {name: significant(f(rates)) for name, f in (("median", statistics.median), ("least", min), ("most", max))}
+def raw(seconds: dict[str, list[float]], cells: dict[str, float], compare=()) -> dict:
+    """What a record holds of sides that took turns; `rlnlib.book.benchmarks` derives rates and ratios from it.
 
-
-def ratios(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """How many times faster ours is, turn by turn of one run."""
-    return summary([a / b for a, b in zip(ours, theirs, strict=True)])
-
-
-def rates(seconds: dict[str, list[float]], amounts: dict[str, float], compare=()) -> dict:
-    """What a record says of sides that took turns: seconds, cells of one turn, cells a second, and ratios.
-
-    ``compare`` lists pairs (ours, theirs); the key "ours / theirs" has how many times faster ours is.
+    Args:
+        seconds: what :func:`measure` returned.
+        cells: how many cells a side takes in a turn; sides that take none are left out.
+        compare: pairs (ours, theirs) whose ratio is asked: how many times faster ours is.
     """
-    return {
-        "seconds": {name: [significant(s) for s in spent] for name, spent in seconds.items()},
-        "cells": amounts,
-        "cells_per_second": {name: summary(seconds[name], amount) for name, amount in amounts.items()},
-        "ratio": {
-            f"{a} / {b}": ratios([s / amounts[a] for s in seconds[a]], [s / amounts[b] for s in seconds[b]])
-            for a, b in compare
-        },
-    }
-
-
-def slope(voxels, seconds) -> float:
-    """Exponent p of seconds ~ voxels^p, by least squares on the logarithms."""
-    x, y = (torch.tensor(values, dtype=torch.float64).log() for values in (voxels, seconds))
-    return significant(float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()))
+    spent = {name: [significant(s) for s in turns] for name, turns in seconds.items()}
+    return {"seconds": spent, "cells": cells, "compare": [list(pair) for pair in compare]}
 
 
 def solve_roughly(stiff, contrast: float, iterations: int, device: str = "cpu", **options) -> rlnlib.Solution:
@@ -78,7 +56,11 @@ def solve_roughly(stiff, contrast: float, iterations: int, device: str = "cpu", 
         return rlnlib.solve_strain(stiff, contrast, max_iterations=iterations, device=device, **options)
 
 
-def matrix_product(size: int = 2048, device: str = "cpu", dtype=torch.float32) -> Callable[[], object]:
+#: Edge of the matrices of :func:`matrix_product`.
+PRODUCT = 2048
+
+
+def matrix_product(size: int = PRODUCT, device: str = "cpu", dtype=torch.float32) -> Callable[[], object]:
     """A matrix product of 2 size^3 operations, the measure of the machine's peak."""
     a = torch.randn(size, size, device=device).to(dtype)
     return lambda: a @ a

@@ -19,7 +19,6 @@ from rlnlib import dataset, provenance
 from rlnlib.provenance import significant
 
 QUESTION = "Seconds and memory of making a data set, and the error that its tolerance leaves"
-PAPER = 20480
 
 
 def make(options, contrast: float, cells: int) -> None:
@@ -57,16 +56,8 @@ def main():
     sides = {f"{k:g}": lambda k=k: make(options, k, options.cells) for k in options.contrasts}
     seconds = {k: [common.timed(side, options.device) for _ in range(options.repeats)] for k, side in sides.items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    cost = {
-        k: {
-            name: significant(f(s) / options.cells)
-            for name, f in (("median", lambda s: sorted(s)[len(s) // 2]), ("least", min), ("most", max))
-        }
-        for k, s in seconds.items()
-    }
     result = {
-        "seconds_per_cell": cost,
-        "minutes_of_both_sets_of_the_paper": significant(PAPER * sum(c["median"] for c in cost.values()) / 60),
+        **common.raw(seconds, dict.fromkeys(sides, options.cells)),
         "peak_gibibytes": significant(peak),
         "mase_percent_by_tolerance": {f"{k:g}": errors(options, k) for k in options.contrasts},
     }

@@ -37,7 +37,6 @@ def main():
     result = {
         "peak_GiB": significant(peak()),
         "peak_before_GiB": significant(before),
-        "bytes_per_voxel": significant((peak() - before) * GIB / options.size**3),
         "seconds": significant(seconds),
         "iterations": int(solution.iterations[0]),
         "residual": significant(float(solution.residual[0])),

@@ -59,7 +59,7 @@ def main():
     voxels = {f"{name}, {cells} of {size}": cells * size**3 for name, cells, size in tasks}
     result = {
         "peak_mebibytes": {name: round(b / 2**20, 1) for name, b in found.items()},
-        "bytes_per_voxel": {name: round(b / voxels[name]) for name, b in found.items()},
+        "voxels_at_once": voxels,
     }
     provenance.write_record(QUESTION, options, result)
 

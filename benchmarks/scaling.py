@@ -2,14 +2,10 @@
 
     python benchmarks/scaling.py --out benchmarks/results/scaling.json
 
-The solvers run to the same residual, the cells keep the same grains in voxels, and each exponent is the slope of
-log seconds over log voxels. The transforms of a solver cost S log S: its slope with the logarithm divided out stands
-beside it, as do the iterations. A cliff would show in the steps, the exponent from each size to the next.
+The solvers run to the same residual, and the cells keep the same grains in voxels. The page derives the exponents: each
+is the slope of log seconds over log voxels. The transforms of a solver cost S log S: its slope with the logarithm
+divided out stands beside it, as do the iterations. A cliff would show in the exponent from each size to the next.
 """
-
-import itertools
-import math
-from statistics import median
 
 import common
 import rlnlib
@@ -43,33 +39,7 @@ def main():
             seconds[name].append([significant(s) for s in spent])
         for solver in solvers:
             counts[solver].append(iterations[solver])
-    voxels = [size**3 for size in options.sizes]
-    medians = {name: [median(spent) for spent in by_size] for name, by_size in seconds.items()}
-    # The transforms' part of a solver: seconds of one iteration.
-    one = {name: [s / n for s, n in zip(medians[name], counts[name], strict=True)] for name in solvers}
-    logarithm = [math.log(v) for v in voxels]
-    result = {
-        "voxels": voxels,
-        "seconds_by_size": seconds,
-        "median_seconds": medians,
-        "microseconds_per_voxel": {
-            name: [significant(1e6 * s / v) for s, v in zip(spent, voxels, strict=True)]
-            for name, spent in medians.items()
-        },
-        "iterations": counts,
-        "exponent": {name: common.slope(voxels, spent) for name, spent in medians.items()},
-        "exponent_from_size_to_size": {
-            name: [
-                common.slope(*pair) for pair in zip(itertools.pairwise(voxels), itertools.pairwise(spent), strict=True)
-            ]
-            for name, spent in medians.items()
-        },
-        "exponent_of_an_iteration": {name: common.slope(voxels, spent) for name, spent in one.items()},
-        "exponent_of_an_iteration_without_the_logarithm": {
-            name: common.slope(voxels, [s / lg for s, lg in zip(spent, logarithm, strict=True)])
-            for name, spent in one.items()
-        },
-    }
+    result = {"voxels": [size**3 for size in options.sizes], "seconds_by_size": seconds, "iterations": counts}
     provenance.write_record(QUESTION, options, result)
 
 

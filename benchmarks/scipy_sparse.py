@@ -77,7 +77,7 @@ def main():
         QUESTION,
         options,
         {
-            **common.rates(seconds, dict.fromkeys(sides, options.cells), [("rlnlib", name) for name in others]),
+            **common.raw(seconds, dict.fromkeys(sides, options.cells), [("rlnlib", name) for name in others]),
             "mase_percent_between": {
                 name: significant(float(rlnlib.mase(found["rlnlib"][:, 0], found[name][:, 0]).max())) for name in others
             },

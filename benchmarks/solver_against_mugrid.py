@@ -145,6 +145,7 @@ def iteration_parts(cells, contrast, repeats=30):
 def main():
     import torch
 
+    import common
     import rlnlib  # here, since the processes of muGrid import this file, too
     from rlnlib import green, provenance
 
@@ -169,17 +170,11 @@ def main():
         mean = green.element_gradient("hex8").mean(0).flatten(1)
         theirs = green.from_corners(mean, torch.from_numpy(u).double())[:, 0] + 1
         parts = iteration_parts(cells, options.contrast)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    iterations_of_voxels = int(solution.iterations.sum()) * cells[0].size
+    pairs = [("rlnlib", name) for name in seconds if name != "rlnlib"]
     result = {
-        "seconds": seconds,
-        "median_seconds": medians,
-        "ratio_to_mugrid": {k: medians[k] / medians["rlnlib"] for k in ("mugrid float32", "mugrid float64")},
+        **common.raw(seconds, dict.fromkeys(seconds, options.cells), pairs),
         "iterations": {"rlnlib": solution.iterations.tolist(), "mugrid float64": [int(n) for n in counts]},
-        "nanoseconds_per_voxel_and_iteration": {
-            "rlnlib, whole solve, core time": 1e9 * options.cores * medians["rlnlib"] / iterations_of_voxels,
-            **parts,
-        },
+        "nanoseconds_per_voxel_and_iteration": parts,
         "largest_residual_rlnlib": float(solution.residual.max()),
         "largest_difference_of_strain": float((solution.strain[:, 0] - theirs).abs().max()),
         "mase_percent_between": float(rlnlib.mase(solution.strain[:, 0], theirs).max()),

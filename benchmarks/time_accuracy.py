@@ -15,7 +15,6 @@ their clock stopped while the error is taken. Networks: those shipped for this s
 import os
 import time
 from pathlib import Path
-from statistics import median
 
 import torch
 
@@ -83,11 +82,10 @@ def main():
 
         def add(method, precision, mode, steps, seconds, fields, contrast=contrast, true=true):
             """``seconds``: for each step those of the repeats, for all cells."""
-            each = [[significant(s / len(true)) for s in spent] for spent in seconds]
+            turns = [[significant(s / len(true)) for s in spent] for spent in seconds]
             errors = [significant(float(rlnlib.mase(field, true).mean())) for field in fields]
             row = {"method": method, "contrast": contrast, "precision": precision, "mode": mode, "steps": list(steps)}
-            row |= {"seconds_a_cell": [median(s) for s in each], "least": [min(s) for s in each]}
-            rows.append({**row, "most": [max(s) for s in each], "mase_percent": errors})
+            rows.append({**row, "turns": turns, "mase_percent": errors})
 
         methods = {
             ("conjugate gradients", "float32"): (

@@ -42,7 +42,7 @@ def main():
     seconds = common.measure(sides, options.repeats, options.device)
     pairs = [(f"{kind}, bfloat16", f"{kind}, float32") for kind in KINDS]
     pairs += [("rln-t, float32", "rln, float32"), ("fln, float32", "rln, float32")]
-    provenance.write_record(QUESTION, options, common.rates(seconds, dict.fromkeys(sides, options.cells), pairs))
+    provenance.write_record(QUESTION, options, common.raw(seconds, dict.fromkeys(sides, options.cells), pairs))
 
 
 if __name__ == "__main__":

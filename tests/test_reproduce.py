@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-import model_card_page
+import pages
 from rlnlib import reproduce, weight_files
 from rlnlib.reproduce import PROFILES
 
@@ -27,7 +27,7 @@ def test_all_six_networks_come_out_with_their_errors_and_weights(tmp_path, monke
     monkeypatch.setattr(weight_files, "PRETRAINED", tmp_path / "pretrained")
     for name in results:
         assert weight_files.ship(tmp_path / f"{name}.safetensors") == f"{name}-6"
-    assert model_card_page.tables().count("| 8 |") == 6  # test cells of each
+    assert pages.model_cards().count("| 8 |") == 6  # test cells of each
     assert "contrast 50" in reproduce.table(results)
 
 

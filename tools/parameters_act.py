@@ -3,9 +3,10 @@
     python tools/parameters_act.py            every notebook whose record is out of date
     python tools/parameters_act.py 04 07      those whose names begin so, in any case
 
-A notebook runs twice with the small values below, which shows what differs by itself (timings), and then once for each
-parameter with its other value. Pictures, printed text and measured values count; captions, which repeat parameters, do
-not. ``run_folder`` acts by what is in the folder afterwards. ``device`` is left out: most machines have but one.
+A notebook runs twice with the small values of rlnlib.book.parameters, which shows what differs by itself (timings), and
+then once for each parameter with its other value. Pictures, printed text and measured values count; captions, which
+repeat parameters, do not. ``run_folder`` acts by what is in the folder afterwards. ``device`` is left out: most
+machines have but one.
 The record ``tests/book/parameters_act.json`` holds the cells that changed and a hash of the notebook's code.
 """
 
@@ -22,48 +23,17 @@ from pathlib import Path
 import nbformat
 import numpy as np
 
-import build
+from project import ROOT, Failure, notebooks, one_at_a_time
 from rlnlib.book import claims
+from rlnlib.book.parameters import PARAMETERS
+from run import code_cells, parameters_of, run_one
 
-RECORD = build.ROOT / "tests" / "book" / "parameters_act.json"
-#: A small value of each parameter, and another one.
-VALUES = {
-    "cell_size": (10, 11),
-    "training_size": (12, 14),
-    "sample_size": (12, 14),
-    "grid_size": (3, 4),
-    "grain_size": (3, 5),
-    "largest_grain": (5, 8),
-    "stiff_fraction": (0.4, 0.6),
-    "contrast": (10.0, 50.0),
-    "largest_contrast": (10.0, 30.0),
-    "conductivity": (20.0, 5.0),
-    "reference_young": (20.0, 5.0),
-    "reference_poisson": (0.25, 0.1),
-    "discretization": ("rotated", "hex8"),
-    "refinement": (2, 3),
-    "n_points": (32, 40),
-    "n_statistics": (2, 3),
-    "n_compared": (2, 3),
-    "n_passes": (20, 30),
-    "n_descents": (20, 30),
-    "n_cells": (10, 20),
-    "repeats": (5, 2),
-    "n_train": (4, 6),
-    "n_validation": (2, 3),
-    "n_test": (4, 6),
-    "epochs": (2, 3),
-    "batch_size": (2, 4),
-    "seed": (0, 1),
-    "cell_file": ("", "cell.npy"),
-    "run_folder": ("", "runs"),
-}
+RECORD = ROOT / "tests" / "book" / "parameters_act.json"
 
 
 def source_hash(path: Path) -> str:
     """Of the code of a notebook."""
-    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    code = [cell.source for cell in cells if "bootstrap" not in cell.metadata.get("tags", [])]
+    code = [cell.source for cell in code_cells(path) if "bootstrap" not in cell.metadata.get("tags", [])]
     return hashlib.sha256("\0".join(code).encode()).hexdigest()
 
 
@@ -89,16 +59,16 @@ def changed(before: dict[str, str], again: dict[str, str], after: dict[str, str]
 def names_of(path: Path) -> list[str]:
     """The parameters of a notebook that are shown to act."""
     left_out = ("device", "repeats") if path.stem == "16_what_it_costs" else ("device",)
-    return [name for name in build.declared(path) if name not in left_out]
+    return [name for name in parameters_of(path) if name not in left_out]
 
 
 def runs(path: Path) -> dict[str, dict]:
     """The values of each run: "", "again" and one for each parameter."""
     names = names_of(path)
-    if unknown := [name for name in names if name not in VALUES]:
-        raise build.Failure(f"{path.name}: give {', '.join(unknown)} two values in tools/parameters_act.py.")
-    small = {name: VALUES[name][0] for name in names}
-    return {"": small, "again": small, **{name: {**small, name: VALUES[name][1]} for name in names}}
+    if unknown := [name for name in names if name not in PARAMETERS]:
+        raise Failure(f"{path.name}: give {', '.join(unknown)} a line in rlnlib/book/parameters.py.")
+    small = {name: PARAMETERS[name].small for name in names}
+    return {"": small, "again": small, **{name: {**small, name: PARAMETERS[name].other} for name in names}}
 
 
 def examine(path: Path) -> dict:
@@ -113,32 +83,37 @@ def examine(path: Path) -> dict:
             name, values = job
             (folder / f"copy-{name}").mkdir()
             values = {n: str(folder / v) if n in ("cell_file", "run_folder") and v else v for n, v in values.items()}
-            error = build.run_one(path, values, "ci", folder / f"copy-{name}")
+            error = run_one(path, values, "ci", folder / f"copy-{name}")
             if error:
-                raise build.Failure(f"with {name or 'the small values'}: {error}")
+                raise Failure(f"with {name or 'the small values'}: {error}")
             return name, shown(folder / f"copy-{name}" / path.name)
 
         with ThreadPoolExecutor(2) as pool:
             seen = dict(pool.map(run, runs(path).items()))
-        acts = {name: changed(seen[""], seen["again"], after) for name, after in seen.items() if name in VALUES}
+        acts = {name: changed(seen[""], seen["again"], after) for name, after in seen.items() if name in PARAMETERS}
         if "run_folder" in acts:
             acts["run_folder"] = sorted(p.name for p in (folder / "runs").glob("*"))
     return {"source": source_hash(path), "changed by": acts}
 
 
-def main(names: list[str]) -> int:
-    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    wanted = [path for path in build.notebooks() if not names or path.name.startswith(tuple(names))]
-    stale = [p for p in wanted if names or record.get(p.stem, {}).get("source") != source_hash(p)]
-    for path in stale:
-        try:
-            record[path.stem] = examine(path)
-        except build.Failure as failure:
-            print(f"error: {failure}", file=sys.stderr)
-            return 1
-        RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+def examine_stale(names: list[str]) -> None:
+    """Bring the record up to date, notebook by notebook, and say which parameters change nothing."""
+    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    wanted = [path for path in notebooks() if not names or path.name.startswith(tuple(names))]
+    for path in (p for p in wanted if names or record.get(p.stem, {}).get("source") != source_hash(p)):
+        record[path.stem] = examine(path)
+        RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         silent = [name for name, cells in record[path.stem]["changed by"].items() if not cells]
         print(f"{path.name}: " + (f"nothing changed by {', '.join(silent)}" if silent else "every parameter acts"))
+
+
+def main(names: list[str]) -> int:
+    try:
+        with one_at_a_time():
+            examine_stale(names)
+    except Failure as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -16,6 +16,10 @@ MENTION = re.compile(r"(?P<open>(?<!\w)\(|\beqs?\.\s)(?P<number>\d{1,2}[ab]?)(?!
 SKIPPED = (nodes.reference, nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.title, nodes.raw)
 
 
+#: Pages of tables and lists, where a number in brackets is none of the paper's.
+LEFT_OUT = ("book/claims", "book/benchmarks", "book/parameters", "CHANGELOG")
+
+
 def collect(app, doctree) -> None:
     """Give each equation its anchor, and note on which page it stands."""
     page = app.env.docname
@@ -29,6 +33,8 @@ def collect(app, doctree) -> None:
 
 def link(app, doctree, page: str) -> None:
     """Make links of what the text says of numbered equations."""
+    if page in LEFT_OUT:
+        return
     equations = app.env.__dict__.get("paper_equations", {})
     order = {name: n for n, name in enumerate(app.env.toctree_includes.get(app.config.root_doc, []))}
     for text in list(doctree.findall(nodes.Text)):

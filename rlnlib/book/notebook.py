@@ -12,41 +12,23 @@ from IPython.display import Markdown, display
 
 from rlnlib import _checks, weight_files
 from rlnlib._version import __version__
+from rlnlib.book.parameters import PARAMETERS
 from rlnlib.provenance import current_commit
 
-# Source of the first code cell of every notebook: nothing happens where the library is there. Where it is not, as in
-# Colab, its repository is fetched, with the data and weights, and only packages that are missing are installed.
+#: Source of the first code cell of every notebook: nothing happens where the library is there. Where it is not, as in
+#: Colab, its repository is fetched, and `tools/colab.py` there installs what is missing.
 BOOTSTRAP = """\
-# Where rlnlib is missing (Colab), fetch it and the packages that it lacks; numpy and torch stay as they are.
-import importlib.util
-
-if importlib.util.find_spec("rlnlib") is None:
-    import importlib.metadata as metadata
-    import os
-    import re
-        import sys
-
-    repository = os.environ.get("RLN_REPOSITORY") or REPOSITORY
-    if not repository:
-        raise ModuleNotFoundError("rlnlib is not installed: set RLN_REPOSITORY to its address and run this cell again.")
-    pip = [sys.executable, "-m", "pip", "install", "-q"]
-    if not os.path.exists("rln-book"):
-        subprocess.run(["git", "clone", "-q", "--depth", "1", repository, "rln-book"], check=True)
-    subprocess.run([*pip, "--no-deps", "-e", "rln-book"], check=True)
-    sys.path.insert(0, os.path.abspath("rln-book"))
-    importlib.invalidate_caches()
-    there = {re.sub(r"[-_.]+", "-", d.metadata["Name"]).lower(): d.version for d in metadata.distributions()}
-    wanted = [r for r in metadata.requires("rlnlib") if "extra ==" not in r] + ["ipywidgets>=8.0"]
-    missing = [r for r in wanted if re.match(r"[\\w.-]+", r)[0].lower() not in there]
-    with open("keep.txt", "w") as keep:
-        keep.writelines(f"{name}=={there[name]}\\n" for name in ("numpy", "torch") if name in there)
-    if missing:
-        subprocess.run([*pip, "-c", "keep.txt", *missing], check=True)"""
+import importlib.util, os, runpy, subprocess  # noqa: E401, I001
+if importlib.util.find_spec("rlnlib") is None:  # fetch it, as in Colab
+    address = os.environ.get("RLN_REPOSITORY") or REPOSITORY
+    assert address, "rlnlib is missing: set RLN_REPOSITORY to its address, run again."
+    subprocess.run(["git", "clone", "-q", "--depth", "1", address, "rln-book"])
+    runpy.run_path("rln-book/tools/colab.py")"""
 
 
 def bootstrap(repository: str = "") -> str:
     """Source of the bootstrap cell for a repository's address; without one, the cell asks for it in one sentence."""
-    return BOOTSTRAP.replace("REPOSITORY\n", f"{repository!r}\n".replace("'", '"'), 1)
+    return BOOTSTRAP.replace("REPOSITORY\n", f'"{repository}"\n', 1)
 
 
 def start(seed: int = 0, device: str = "auto") -> torch.device:
@@ -67,33 +49,12 @@ def start(seed: int = 0, device: str = "auto") -> torch.device:
     return chosen
 
 
-#: What the parameters of the notebooks may be: (least, greatest) of a number, or the words allowed. The least sizes are
-#: those that the generator's grains of up to 10 voxels fit into, also in a cell one voxel smaller.
-ALLOWED: dict[str, tuple] = {
-    **dict.fromkeys(("cell_size", "sample_size"), (10, 512)),
-    "training_size": (11, 512),
-    "grid_size": (3, 9),  # its operators are full matrices of 6 * 9**3 columns
-    **dict.fromkeys(("grain_size", "largest_grain"), (1, 512)),
-    **dict.fromkeys(("n_train", "n_validation", "n_compared", "n_statistics"), (1, 10**6)),
-    **dict.fromkeys(("n_test", "n_points"), (2, 10**6)),
-    **dict.fromkeys(("n_cells", "n_passes"), (5, 10**6)),
-    **dict.fromkeys(("epochs", "batch_size", "repeats", "n_descents"), (1, 10**6)),
-    "refinement": (1, 8),
-    **dict.fromkeys(("contrast", "conductivity", "reference_young"), (1e-6, 1e6)),
-    "largest_contrast": (3.0, 1e6),  # the sweeps start at 2 and 3
-    "reference_poisson": (-0.99, 0.499),
-    "stiff_fraction": (0.0, 1.0),
-    "discretization": ("continuous", "rotated", "hex8", "bbar"),
-    "network": ("fln", "rln-t", "rln"),
-}
-
-
 def check(*, shipped: bool = False, **parameters) -> None:
     """Stop in the first cell if a parameter cannot be used: ``check(cell_size=cell_size, contrast=contrast)``.
 
-    Each is held against its line in :data:`ALLOWED`; numbers with whole limits must be whole. ``cell_file`` must be
-    empty or be there, grains must fit into the cell, and ``n_cells`` must be a multiple of ``repeats``, where both are
-    given. With ``shipped``, ``contrast`` must be one that networks are shipped for.
+    Each is held against its line in :data:`rlnlib.book.parameters.PARAMETERS`; numbers with whole limits must be whole.
+    ``cell_file`` must be empty or be there, grains must fit into the cell, and ``n_cells`` must be a multiple of
+    ``repeats``, where both are given. With ``shipped``, ``contrast`` must be one that networks are shipped for.
     Raises ValueError with one sentence that says what was expected and what came, and for a name without a line.
     """
     for name, value in parameters.items():
@@ -101,9 +62,11 @@ def check(*, shipped: bool = False, **parameters) -> None:
             if not isinstance(value, str) or (value and not Path(value).exists()):
                 raise ValueError(f"cell_file must be empty or name what is there, not {value!r}: change the parameter.")
             continue
-        if name not in ALLOWED:
-            raise ValueError(f"There is no rule for {name!r}: write one in rlnlib.book.notebook.ALLOWED.")
-        allowed = ALLOWED[name]
+        if name not in PARAMETERS:
+            raise ValueError(f"There is no rule for {name!r}: write one in rlnlib.book.parameters.")
+        allowed = PARAMETERS[name].allowed
+        if not allowed:
+            continue
         if isinstance(allowed[0], str):
             _checks.one_of(name, value, allowed)
             continue

@@ -191,7 +191,7 @@ class Links(HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.targets, self.anchors = set(), set()
-        self.feed(path.read_text())
+        self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
         given = dict(attrs)
@@ -242,7 +242,7 @@ def unpacked(tmp_path_factory):
     """The archive of the book in build/html, packed by ``tools/build.py`` and unpacked elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "BUILD", tmp_path_factory.mktemp("packed"))
-        target = build.packed(HTML, ROOT / "notebooks")
+        target = build.pack(HTML, ROOT / "notebooks")
     folder = tmp_path_factory.mktemp("unpacked")
     shutil.unpack_archive(target, folder)
     (top,) = folder.iterdir()
@@ -251,7 +251,10 @@ def unpacked(tmp_path_factory):
 
 def test_the_archive_is_whole(unpacked):
     """Every file has its checksum, which finds a changed one; what a reader needs is there, and no machine's path."""
-    listed = {name: digest for digest, name in map(str.split, (unpacked / "SHA256SUMS").read_text().splitlines())}
+    listed = {
+        name: digest
+        for digest, name in map(str.split, (unpacked / "SHA256SUMS").read_text(encoding="utf-8").splitlines())
+    }
     files = {str(p.relative_to(unpacked)) for p in unpacked.rglob("*") if p.is_file()}
     assert files == set(listed) | {"SHA256SUMS"}
     for name in ("html/index.html", "constraints.txt", "data/sample_16.h5", "data/pretrained/manifest.json"):
@@ -264,12 +267,12 @@ def test_the_archive_is_whole(unpacked):
 
     assert check() == 0
     licence = unpacked / "LICENSE"
-    text = licence.read_text()
-    licence.write_text(text + "!")
+    text = licence.read_text(encoding="utf-8")
+    licence.write_text(text + "!", encoding="utf-8")
     assert check() != 0
-    licence.write_text(text)
+    licence.write_text(text, encoding="utf-8")
     texts = [p for p in unpacked.rglob("*") if p.suffix in (".html", ".ipynb", ".md", ".py", ".js", ".yml", ".toml")]
-    assert not [p.name for p in texts if str(ROOT) in p.read_text(errors="replace")]
+    assert not [p.name for p in texts if str(ROOT) in p.read_text(encoding="utf-8", errors="replace")]
 
 
 def test_the_archive_opens_from_disk(browser, unpacked):
@@ -306,7 +309,7 @@ def test_players_answer_to_keys(browser, site):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
-    with_players = [page for page in PAGES if 'rln-player"' in (HTML / page).read_text()]
+    with_players = [page for page in PAGES if 'rln-player"' in (HTML / page).read_text(encoding="utf-8")]
     if not with_players:
         pytest.skip("no page has a player")
     wide(browser)

@@ -13,23 +13,21 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-import yaml
 
-import build
+import pages
+import project
 import rlnlib
 import sphinx_equations as equations
 from rlnlib import elasticity, green, lippmann_schwinger, microstructure, networks, rln
-from rlnlib.book import claims, notebook
+from rlnlib.book import notebook
 
 ROOT = Path(__file__).resolve().parents[2]
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
-CHAPTERS = [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
-NOTEBOOKS = [ROOT / f"{file}.ipynb" for file in CHAPTERS if file.startswith("notebooks/")]
-CELLS = {path.stem: json.loads(path.read_text())["cells"] for path in NOTEBOOKS}
+NOTEBOOKS = project.notebooks()
+CELLS = {path.stem: json.loads(path.read_text(encoding="utf-8"))["cells"] for path in NOTEBOOKS}
 PROSE = {
     **{path.stem: "\n".join("".join(c["source"]) for c in CELLS[path.stem] if c["cell_type"] == "markdown")
        for path in NOTEBOOKS},
-    **{path.stem: path.read_text() for path in (ROOT / "book").glob("*.md")},
+    **{path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "book").glob("*.md")},
 }  # fmt: skip
 
 CELL = microstructure.generate_cells(2, size=4, grain_size=(1, 2), seed=1)  # B = 2, N = 4
@@ -38,7 +36,11 @@ SIZES = {"B": 2, "N": 4, "G": 8}
 
 def notation():
     """Rows of the table: symbol, meaning, code, shape, unit."""
-    lines = [line for line in (ROOT / "book" / "notation.md").read_text().splitlines() if line.startswith("|")]
+    lines = [
+        line
+        for line in (ROOT / "book" / "notation.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("|")
+    ]
     return [[part.strip() for part in line.strip("|").split("|")] for line in lines[2:]]
 
 
@@ -117,14 +119,25 @@ def test_mentions_of_equations_are_told_from_other_numbers():
     assert mentions("Journal of the ACM, 12(4):547, and f(1)") == []
 
 
-def test_the_ledger_of_claims_holds_no_number_that_reads_as_an_equation():
-    ledger = claims.ledger(ROOT / "book" / "claims.yml", build.notebooks())
-    assert any(entry.section == "4" for entry in ledger) and mentions("the paper's (4)") == ["4"]
-    assert mentions(build.claims_table(ledger)) == []
+def test_every_entry_of_the_table_of_contents_is_a_file_and_every_page_is_an_entry():
+    entries = project.contents()
+    files = {str(path.relative_to(ROOT).with_suffix("")) for path in (ROOT / "book").glob("*.md")}
+    assert files == {entry for entry in entries if entry.startswith("book/")}
+    for entry in entries:
+        assert (ROOT / f"{entry}.md").exists() or (ROOT / f"{entry}.ipynb").exists(), entry
+
+
+def test_each_generated_part_is_included_by_the_page_of_its_name():
+    for name in pages.MAKERS:
+        assert PROSE[name].count(f"```{{include}} {pages.MADE}/{name}.md\n```") == 1, name
+    included = {name for name, text in PROSE.items() if f"{{include}} {pages.MADE}/" in text}
+    assert included == set(pages.MAKERS)
 
 
 def test_what_is_cited_is_in_the_bibliography_and_what_is_in_it_is_cited():
-    entries = set(re.findall(r"^@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text(), flags=re.M))
+    entries = set(
+        re.findall(r"^@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text(encoding="utf-8"), flags=re.M)
+    )
     cited = {
         key for text in PROSE.values() for keys in re.findall(r"\{cite\}`([^`]+)`", text) for key in keys.split(",")
     }
@@ -132,7 +145,7 @@ def test_what_is_cited_is_in_the_bibliography_and_what_is_in_it_is_cited():
 
 
 def test_glossary_is_in_order():
-    words = re.findall(r"^(\S.*)\n    \S", (ROOT / "book" / "glossary.md").read_text(), flags=re.M)
+    words = re.findall(r"^(\S.*)\n    \S", (ROOT / "book" / "glossary.md").read_text(encoding="utf-8"), flags=re.M)
     assert len(words) > 15 and words == sorted(words, key=str.lower)
 
 
@@ -173,7 +186,7 @@ def test_the_bootstrap_cell_does_nothing_where_the_library_is(monkeypatch):
 
 def recipes(page="book/rerun.md"):
     """The Python of a page, block by block."""
-    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.S)
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.S)
 
 
 @pytest.mark.parametrize(("page", "image"), [("book/rerun.md", "my_cell.tif"), ("README.md", "my_image.tif")])
@@ -202,7 +215,7 @@ def test_the_recipe_for_another_network_runs(tmp_path, monkeypatch):
 
 
 def test_papermill_recipes_name_notebooks_profiles_and_parameters_that_exist():
-    text = (ROOT / "book" / "rerun.md").read_text().replace("\\\n", " ")
+    text = (ROOT / "book" / "rerun.md").read_text(encoding="utf-8").replace("\\\n", " ")
     commands = [line for line in text.splitlines() if line.startswith("papermill notebooks/")]
     assert len(commands) >= 5
     for command in commands:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import model_card_page
+import pages
 import rlnlib
 import ship as ship_weights
 from rlnlib import dataset, training, weight_files
@@ -71,7 +71,7 @@ def test_a_training_in_stages_says_all_of_them(ship, tmp_path):
     history = training.read_history(tmp_path / "data" / "pretrained", "fln-5-7.history.csv")
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
     assert all(later["seconds"] >= row["seconds"] for row, later in itertools.pairwise(history))
-    text = model_card_page.tables()
+    text = pages.model_cards()
     for expected in (
         '`rlnlib.load_pretrained("fln", 5, size=7)`',
         "recipe, stage 2",
@@ -88,7 +88,7 @@ def test_cells_of_another_data_set_may_be_trained_on_but_no_test_cell(ship, tmp_
     run(tmp_path / "run", other, new())
     about = ship([tmp_path / "run"], data, "a test", train_data=other)[1]
     assert about["training_cells"] == 20 and about["data"]["seed"] == 0 and about["recipe"][0]["data"]["seed"] == 1
-    assert "on a data set of 20 cells of $6^3$" in model_card_page.tables()
+    assert "on a data set of 20 cells of $6^3$" in pages.model_cards()
     with pytest.raises(ValueError, match="8 of the 8 test cells were trained on"):
         ship([tmp_path / "run"], data, "a test", train_data=data)
 
@@ -105,7 +105,7 @@ def test_a_network_that_is_none_of_the_three_is_not_shipped(ship, tmp_path):
 
 
 def test_the_model_card_says_what_the_headers_say():
-    text = model_card_page.tables()
+    text = pages.model_cards()
     for entry in weight_files.catalogue():
         header = weight_files.pretrained_header(entry["kind"], entry["contrast"], entry["size"])
         section = text.split(f"## {entry['kind']}, contrast {entry['contrast']:g}, cells of {entry['size']}³")[1]
@@ -130,4 +130,4 @@ def test_a_file_that_differs_from_its_hash_has_no_model_card(ship, tmp_path):
     file = weight_files.PRETRAINED / "fln-5.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(OSError, match="hash"):
-        model_card_page.tables()
+        pages.model_cards()

@@ -1,11 +1,88 @@
-"""The page on the shipped weights, from what their files say about themselves."""
+"""The parts of pages that programs write: each page of ``book/`` includes its own from ``_made/`` by name.
+
+A page ``book/NAME.md`` with the line ``{include} _made/NAME.md`` gets what the function in :data:`MAKERS` returns.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import nbformat
+
+import benchmark_tables
+from project import ROOT, Failure, notebooks, read_yaml
 from rlnlib import weight_files
+from rlnlib.book import benchmarks, claims
+from rlnlib.book.parameters import PARAMETERS
+from run import PROFILES, parameters_of
+
+#: Folder of the generated parts, beside the pages that include them.
+MADE = "_made"
 
 
-def tables() -> str:
+def make(book: Path, copies: list[Path]) -> None:
+    """Write the generated part of each page of the folder ``book``; ``copies`` are the executed notebooks."""
+    ledger = claims.ledger(ROOT / "book" / "claims.yml", copies)
+    (book / MADE).mkdir(exist_ok=True)
+    for name, maker in MAKERS.items():
+        (book / MADE / f"{name}.md").write_text(maker(ledger), encoding="utf-8")
+
+
+def benchmark_page(_=None) -> str:
+    """The recorded benchmarks. Raises Failure for a record that cannot be."""
+    found = benchmarks.records()
+    if faults := [fault for name, record in found.items() for fault in benchmark_tables.faults(name, record)]:
+        raise Failure("\n".join(faults))
+    return benchmark_tables.page(found)
+
+
+def claims_page(ledger: list[claims.Entry]) -> str:
+    """The ledger of the paper's claims: what was published, what we measured, and the derived status."""
+    counts = ", ".join(f"{sum(e.status == s for e in ledger)} {s}" for s in claims.STATUSES)
+    return f"Of {len(ledger)} claims: {counts}.\n\n{claims_table(ledger)}"
+
+
+def differing_claims(ledger: list[claims.Entry]) -> str:
+    """The claims that we measured otherwise than the paper."""
+    differing = [entry for entry in ledger if entry.status in ("differs", "not reproduced")]
+    return claims_table(differing) if differing else "None of those measured so far.\n"
+
+
+def claims_table(entries: list[claims.Entry]) -> str:
+    """Claims as a table: the paper's value, ours and on what it was measured, a link to the cell, the status."""
+    text = "| claim | paper | ours | measured on | status |\n|---|---|---|---|---|\n"
+
+    def shown(value, unit: str) -> str:
+        return ("holds" if value else "does not hold") if isinstance(value, bool) else f"{value:,g} {unit}"
+
+    for entry in entries:
+        ours = "" if entry.value is None else shown(entry.value, entry.unit)
+        if entry.where:
+            notebook, tag = entry.where
+            ours += f' (<a href="../notebooks/{notebook}.html#cell-{tag}">cell</a>)'
+        claim = f"{entry.quote} (section {entry.section})"
+        published = shown(entry.published, entry.unit)
+        text += f"| {claim} | {published} | {ours} | {entry.conditions} | {entry.status} |\n"
+    return text
+
+
+def parameter_page(_=None) -> str:
+    """The table of every notebook's parameters, by profile."""
+    text = ""
+    profiles = {name: read_yaml(PROFILES / f"{name}.yml") for name in ("ci", "laptop", "paper")}
+    for path in notebooks():
+        title = next(c.source for c in nbformat.read(path, as_version=4).cells).splitlines()[0].lstrip("# ")
+        text += f"\n## {title}\n\n`notebooks/{path.name}`\n\n"
+        text += "| parameter | type | ci | laptop | paper | may be | meaning |\n"
+        text += "|---|---|---|---|---|---|---|\n"
+        for name, entry in parameters_of(path).items():
+            values = " | ".join(str(p.get(name, entry["default"])) for p in profiles.values())
+            text += f"| `{name}` | {entry['inferred_type_name']} | {values} | {PARAMETERS[name].in_words()} | "
+            text += f"{entry['help']} |\n"
+    return text
+
+
+def model_cards(_=None) -> str:
     """One table of all shipped networks, then a section for each, as Markdown.
 
     Raises OSError for a file that does not match its hash.
@@ -82,3 +159,13 @@ def parameters(entry: dict) -> int:
     """How many numbers the file's network has learned."""
     model = weight_files.load_pretrained(entry["kind"], entry["contrast"], entry["size"])
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+#: Page -> what makes its generated part from the ledger.
+MAKERS = {
+    "benchmarks": benchmark_page,
+    "claims": claims_page,
+    "differences": differing_claims,
+    "model_card": model_cards,
+    "parameters": parameter_page,
+}

@@ -1,0 +1,254 @@
+"""Run the notebooks with papermill, keep the executed copies, store their outputs, and compare outputs with nbval.
+
+A copy is kept while its key holds: a hash of the notebook's source, its parameters, the library, the data and the
+pinned packages. Copies are written in full before they get their name.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+
+from project import BUILD, ROOT, Failure, notebooks, read_yaml, repository
+from rlnlib.book.notebook import bootstrap
+from rlnlib.provenance import current_commit
+
+PROFILES = ROOT / "notebooks" / "profiles"
+#: Seconds that one notebook may take by the clock. The ci profile aims at 30; the others may train for hours.
+LIMIT = {"ci": 300}
+#: Share of a notebook's code cells that `compare` must at least compare, so that one which compares nothing fails.
+LEAST_COMPARED = 1 / 3
+
+
+def parameters_of(path: Path) -> dict:
+    """The parameters of a notebook as papermill reads them."""
+    return papermill.inspect_notebook(str(path))
+
+
+def profile_values(path: Path, profile: str) -> dict:
+    """What a profile sets for a notebook. Raises Failure for a name that no notebook has as a parameter."""
+    file = PROFILES / f"{profile}.yml"
+    if not file.exists():
+        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yml")))
+        raise Failure(f"There is no profile {profile!r}; there are {known}.")
+    values = read_yaml(file)
+    known = {name for notebook in notebooks() for name in parameters_of(notebook)}
+    if unknown := sorted(map(str, set(values) - known)):
+        raise Failure(f"{file.name} sets {', '.join(unknown)}, which no notebook has as a parameter.")
+    return {name: value for name, value in values.items() if name in parameters_of(path)}
+
+
+def key(path: Path, values: dict) -> str:
+    """Hash all that an executed copy depends on; outputs do not count, nor the cell that fetches the library."""
+    content = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    for cell in nbformat.read(path, as_version=4).cells:
+        if "bootstrap" not in cell.metadata.get("tags", []):
+            content.update(f"{cell.cell_type}\0{cell.source}\0{cell.metadata.get('tags', [])}\0".encode())
+    data = [p for p in (ROOT / "data").rglob("*") if p.is_file() and "generated" not in p.parts]
+    data += (ROOT / "benchmarks" / "results").glob("*.json")
+    for file in sorted([*(ROOT / "rlnlib").rglob("*.py"), *data, ROOT / "constraints.txt"]):
+        content.update(str(file.relative_to(ROOT)).encode() + hashlib.sha256(file.read_bytes()).digest())
+    return content.hexdigest()
+
+
+def code_cells(path: Path) -> list[nbformat.NotebookNode]:
+    """The code cells of a notebook."""
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def read_stamp(path: Path) -> dict:
+    """What :func:`run_one` recorded in a copy, or nothing if there is no complete copy."""
+    try:
+        return nbformat.read(path, as_version=4).metadata.get("rlnlib", {})
+    except (OSError, ValueError, nbformat.reader.NotJSONError):
+        return {}
+
+
+def run(profile: str) -> Path:
+    """Run all notebooks whose copies are out of date, two at a time; returns the folder of the copies."""
+    out = BUILD / profile
+    out.mkdir(parents=True, exist_ok=True)
+    wanted = [(path, profile_values(path, profile)) for path in notebooks()]
+    stale = [(p, v) for p, v in wanted if read_stamp(out / p.name).get("key") != key(p, v)]
+    print(f"{len(wanted)} notebooks, {len(stale)} to run at the {profile} profile.", flush=True)
+    with ThreadPoolExecutor(2) as pool:
+        errors = [error for error in pool.map(lambda job: run_one(*job, profile, out), stale) if error]
+    if errors:
+        raise Failure("\n".join(errors))
+    executed = {p.name: read_stamp(out / p.name)["cells"] for p, _ in wanted}
+    if short := [p.name for p, _ in wanted if executed[p.name] != len(code_cells(p))]:
+        raise Failure(f"Not all cells were executed in {', '.join(short)}.")
+    print(f"{sum(executed.values())} cells executed in the {len(wanted)} copies.", flush=True)
+    return out
+
+
+def environment(profile: str) -> dict[str, str]:
+    """The environment of a notebook's process: text is UTF-8, and at the ci profile two notebooks share two cores."""
+    found = {**os.environ, "RLN_PROFILE": profile, "PYTHONUTF8": "1"}
+    if profile == "ci":
+        found.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    return found
+
+
+def run_one(path: Path, values: dict, profile: str, out: Path) -> str | None:
+    """Run one notebook in a process of its own; returns None, or what went wrong."""
+    partial, settings = out / f"{path.stem}.partial.ipynb", out / f"{path.stem}.yml"
+    settings.write_text(yaml.safe_dump(values), encoding="utf-8")
+    command = [sys.executable, "-m", "papermill", str(path), str(partial), "-f", str(settings), "-k", "python3"]
+    command += ["--no-progress-bar", "--log-level", "ERROR", "--cwd", str(path.parent)]
+    started = time.monotonic()
+    process = subprocess.Popen(
+        command,
+        env=environment(profile),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=LIMIT.get(profile))
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return f"{path.name}: stopped after {LIMIT[profile]} s, the limit of the {profile} profile."
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    seconds = time.monotonic() - started
+    if process.returncode:
+        print(f"  {path.name}: FAILED after {seconds:.0f} s", flush=True)
+        return f"{path.name}: {find_error(partial) or output.strip()[-2000:]}"
+    stamp(partial, path, values, profile, seconds)
+    os.replace(partial, out / path.name)
+    settings.unlink()
+    print(f"  {path.name}: {seconds:.0f} s", flush=True)
+    return None
+
+
+def find_error(path: Path) -> str | None:
+    """The cell and error at which a run stopped."""
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+    except (OSError, ValueError, nbformat.reader.NotJSONError):
+        return None
+    inserted = {"injected-parameters", "papermill-error-cell-tag"}  # by papermill
+    for number, cell in enumerate(cell for cell in cells if not inserted & set(cell.metadata.get("tags", []))):
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                tags = ", ".join(cell.metadata.get("tags", [])) or "no tag"
+                return f"cell {number} ({tags}): {output.ename}: {output.evalue}\n{cell.source}"
+    return None
+
+
+def stamp(partial: Path, source: Path, values: dict, profile: str, seconds: float) -> None:
+    """Record in an executed copy what made it, and say so in a line under its title."""
+    notebook = nbformat.read(partial, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    made = {
+        "commit": current_commit() or "unknown",
+        "key": key(source, values),
+        "profile": profile,
+        "parameters": values,
+        "cells": sum(cell.execution_count is not None for cell in code),
+        "seconds": round(seconds),
+        "date": datetime.date.today().isoformat(),
+    }
+    notebook.metadata["rlnlib"] = made
+    notebook.metadata.pop("papermill", None)  # names folders of this machine; what counts stands in ours
+    notebook.metadata.pop("widgets", None)  # no kernel answers them on the page, where a player takes their place
+    shown = ", ".join(f"{name} = {value}" for name, value in values.items()) or "none"
+    line = (
+        f"Executed on {made['date']} at the `{profile}` profile in {made['seconds']} s, from commit {made['commit']}, "
+    )
+    line += f"{made['cells']} cells. Parameters: {shown}."
+    injected = [n for n, cell in enumerate(notebook.cells) if "injected-parameters" in cell.metadata.get("tags", [])]
+    for n in reversed(injected):  # the line names them
+        del notebook.cells[n]
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(f":::{{admonition}} Provenance\n:class: note\n{line}\n:::"))
+    nbformat.write(notebook, partial)
+
+
+def add_address(notebook: nbformat.NotebookNode, address: str | None) -> nbformat.NotebookNode:
+    """Write the address into the notebook's first code cell, which fetches the library from there if need be."""
+    for cell in notebook.cells:
+        if "bootstrap" in cell.metadata.get("tags", []):
+            cell.source = bootstrap(address or "")
+    return notebook
+
+
+def store() -> None:
+    """Run at the ci profile, and store the outputs in the notebooks themselves."""
+    out = run("ci")
+    for path in notebooks():
+        source, copy = nbformat.read(path, as_version=4), nbformat.read(out / path.name, as_version=4)
+        executed = {cell.id: cell for cell in copy.cells if cell.cell_type == "code"}
+        number = 0
+        for cell in source.cells:
+            if cell.cell_type == "code":
+                number += 1
+                cell.outputs, cell.execution_count = executed[cell.id].outputs, number
+                cell.metadata = {k: v for k, v in cell.metadata.items() if k in ("tags", "mystnb")}
+                for output in cell.outputs:
+                    if "execution_count" in output:
+                        output["execution_count"] = number
+        made = copy.metadata["rlnlib"]
+        source.metadata = {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+            "rlnlib": {"key": made["key"], "profile": "ci"},
+        }
+        partial = path.with_suffix(".partial")
+        nbformat.write(add_address(source, repository()), partial)
+        os.replace(partial, path)
+    print("Stored the outputs in notebooks/.", flush=True)
+
+
+def count_comparable(path: Path) -> int:
+    """How many cells of a stored notebook have outputs that nbval compares."""
+    return sum(
+        bool(cell.get("outputs")) and "nbval-ignore-output" not in cell.metadata.get("tags", [])
+        for cell in code_cells(path)
+        if cell.execution_count is not None
+    )
+
+
+def compare() -> None:
+    """Run the stored notebooks and compare the outputs with nbval, numbers within the tolerance of `pytest_tolerance`.
+
+    Raises Failure for outputs that differ, and for a notebook of which less than LEAST_COMPARED is compared.
+    """
+    counts = {path: count_comparable(path) for path in notebooks()}
+    if few := [path.name for path, count in counts.items() if count < LEAST_COMPARED * len(code_cells(path))]:
+        raise Failure(f"Too few stored outputs to compare in {', '.join(few)}: run `make notebooks`.")
+
+    def nbval(path: Path) -> tuple[Path, int, str]:
+        command = [sys.executable, "-m", "pytest", "--nbval", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+        command += ["--nbval-cell-timeout", str(LIMIT["ci"]), "--nbval-current-env", str(path)]
+        command += ["--nbval-sanitize-with", str(ROOT / "tests" / "book" / "sanitize.cfg"), "-p", "pytest_tolerance"]
+        paths = [str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]  # where the plugin is
+        place = environment("ci") | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        done = subprocess.run(command, env=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+        return path, done.returncode, done.stdout
+
+    failed = []
+    with ThreadPoolExecutor(2) as pool:
+        for path, code, output in pool.map(nbval, counts):
+            print(f"  {path.name}: {counts[path]} outputs compared, {'FAILED' if code else 'equal'}", flush=True)
+            if code:
+                failed.append(f"{path.name}:\n{re.sub(r'data:image[^ ]*', 'data:image...', output)[-6000:]}")
+    if failed:
+        raise Failure("\n".join([*failed, f"{len(failed)} notebooks differ from their stored outputs."]))
+    print(f"{sum(counts.values())} outputs of {len(counts)} notebooks compared: all equal.", flush=True)
