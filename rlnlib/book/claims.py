@@ -126,7 +126,7 @@ class Entry:
     is a statement, ``published`` as true, which a measured effect decides that is at ``least`` or at ``most`` so
     large, or a measurement that says whether it holds. ``needs`` are the least conditions under which the paper
     speaks, ``hardware`` the machine. ``construction``: our code cannot come out otherwise unless it is broken.
-    ``where`` is (notebook stem, tag of the cell), or (file of a record, "").
+    ``see`` is the chapter that shows it. ``where`` is (notebook stem, tag of the cell), or (file of a record, "").
     """
 
     id: str
@@ -144,6 +144,7 @@ class Entry:
     hardware: str = ""
     construction: bool = False
     note: str = ""
+    see: str = ""
     where: tuple[str, str] | None = None
     value: float | bool | None = None
     interval: tuple[float, float] | None = None
