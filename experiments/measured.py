@@ -1,0 +1,63 @@
+"""What experiments on the paper's statements share: measurements for the ledger, intervals, the worst of several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+#: A measured effect: its value, its lowest and its highest.
+Effect = tuple[float, float, float]
+
+
+def claim(name: str, effect: Effect | float | bool, **conditions) -> dict:
+    """A measurement as the ledger of claims reads it (``rlnlib.book.claims``).
+
+    Args:
+        name: the claim's id in ``book/claims.yml``.
+        effect: value, lowest and highest; or a value without chance; or whether the claim holds.
+        conditions: size, cells, contrasts, data, training, seeds, machine, note.
+    """
+    if isinstance(effect, tuple):
+        value, low, high = (rounded(x) for x in effect)
+        return {"claim": name, "value": value, "interval": [low, high], "conditions": conditions}
+    return {"claim": name, "value": effect if isinstance(effect, bool) else rounded(effect), "conditions": conditions}
+
+
+def rounded(value: float) -> float:
+    """To five digits; what is smaller than 1e-15 is zero."""
+    return float(f"{value:.5g}") if abs(value) > 1e-15 else 0.0
+
+
+def bootstrap(statistic: Callable[..., float], *groups: np.ndarray, resamples: int = 2000) -> Effect:
+    """A statistic of groups of rows, one row for each cell, and its 95 % bootstrap interval.
+
+    Each group is resampled by itself, so that the arrays of a tuple are groups of different cells, and the columns of
+    one array belong to the same cell.
+    """
+    draw = np.random.default_rng(0)
+    rows = [np.asarray(group, dtype=float) for group in groups]
+    found = [statistic(*(group[draw.integers(0, len(group), len(group))] for group in rows)) for _ in range(resamples)]
+    low, high = np.quantile(found, [0.025, 0.975])
+    value = statistic(*rows)
+    return value, min(low, value), max(high, value)
+
+
+def of_seeds(values: Sequence[float]) -> Effect:
+    """The mean over the seeds, and the lowest and the highest of them: a bound holds "for each seed" within these."""
+    return float(np.mean(values)), min(values), max(values)
+
+
+def least(effects: Iterable[Effect]) -> Effect:
+    """The effect that a bound from below must hold for, where it must hold for each of several."""
+    return tuple(min(parts) for parts in zip(*effects, strict=True))  # type: ignore[return-value]
+
+
+def most(effects: Iterable[Effect]) -> Effect:
+    """The effect that a bound from above must hold for, where it must hold for each of several."""
+    return tuple(max(parts) for parts in zip(*effects, strict=True))  # type: ignore[return-value]
+
+
+def ratio(over: int, under: int) -> Callable[[np.ndarray], float]:
+    """The statistic "mean of one column over mean of another"."""
+    return lambda rows: float(rows[:, over].mean() / rows[:, under].mean())

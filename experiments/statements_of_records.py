@@ -1,0 +1,216 @@
+"""Statements that recorded runs decide: test errors of the shipped networks, learning curves, times."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+
+import numpy as np
+
+from measured import Effect, bootstrap, claim, least, most, ratio
+from rlnlib import provenance, weight_files
+from rlnlib.rln import KINDS
+from statements_of_networks import COMPARISON, CONTRASTS
+
+RESULTS = provenance.ROOT / "data" / "results"
+TIMES = provenance.ROOT / "benchmarks" / "results"
+
+
+def read(path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_errors(kind: str, contrast: float, size: int) -> np.ndarray:
+    """MASE of each test cell of a shipped network."""
+    name = weight_files.shipped_name(kind, contrast, size)
+    return np.array(read(weight_files.PRETRAINED / f"{name}.test.json")["mase"])
+
+
+def order() -> dict:
+    """Which network errs least, and spreads least, on the same test cells."""
+    size = 31 if {(kind, contrast) for kind in KINDS for contrast in CONTRASTS} <= set(weight_files.shipped(31)) else 16
+    means, deviations = [], []
+    for contrast in CONTRASTS:
+        fln, tied, full = (test_errors(kind, contrast, size) for kind in KINDS)
+        for worse, better in ((fln, tied), (tied, full)):
+            table = np.stack([worse, better], 1)
+            means.append(bootstrap(ratio(0, 1), table))
+            deviations.append(bootstrap(lambda rows: float(rows[:, 0].std() / rows[:, 1].std()), table))
+    where = {"size": size, "cells": len(fln), "contrasts": list(CONTRASTS), "data": "design", "training": "shipped"}
+    return {
+        "claims": [
+            claim("rln-better-than-rln-t-better-than-fln", least(means), **where),
+            claim("spread-falls-the-same-way", least(deviations), **where),
+        ]
+    }
+
+
+def half_of_comparison() -> dict:
+    """The RLN shipped for cells of 31^3, over the published numbers of the comparison model."""
+    effects: list[Effect] = []
+    for contrast, (mean, deviation) in COMPARISON.items():
+        errors = test_errors("rln", contrast, 31)[:, None]
+        effects.append(bootstrap(lambda rows, m=mean: float(rows.mean() / m), errors))
+        effects.append(bootstrap(lambda rows, d=deviation: float(rows.std() / d), errors))
+    where = {"size": 31, "cells": len(errors), "contrasts": list(CONTRASTS), "data": "design", "training": "shipped"}
+    return {"claims": [claim("rln-half-the-error-of-comparison", most(effects), **where)]}
+
+
+def learning_curves() -> dict:
+    """Where the training loss is the validation measure (one pass, mean absolute error): how often is which lower?"""
+    lower = []
+    for contrast in CONTRASTS:
+        name = weight_files.shipped_name("fln", contrast)
+        with open(weight_files.PRETRAINED / f"{name}.history.csv", encoding="utf-8", newline="") as file:
+            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        losses = [stage["loss"] for stage in weight_files.pretrained_header("fln", contrast)["recipe"]]
+        falls = [new["learning_rate"] > 2 * old["learning_rate"] for old, new in itertools.pairwise(rows)]
+        stage = np.cumsum([0, *falls])  # the learning rate falls within a stage
+        chosen = [row for row, number in zip(rows, stage, strict=True) if losses[min(number, len(losses) - 1)] == "mae"]
+        lower += [row["validation_mase"] < row["training_loss"] for row in chosen]
+    where = {"size": 16, "contrasts": list(CONTRASTS), "data": "design", "training": "shipped"}
+    return {
+        "epochs": len(lower),
+        "claims": [claim("validation-sometimes-lower", float(np.mean(lower)), **where, note=f"{len(lower)} epochs")],
+    }
+
+
+def other_sizes() -> dict:
+    """The RLN trained on 16^3, on cells of 31^3."""
+    record = read(RESULTS / "small_then_large.json")
+    rows = [row for row in record["rows"] if (row["trained_on"], row["size"]) == (16, 31)]
+    found = [row["mean"] / row["macroscopic_strain"] for row in rows]
+    where = {"size": 31, "cells": record["settings"]["cells"], "contrasts": [row["contrast"] for row in rows]}
+    return {"claims": [claim("other-sizes-work", max(found), **where, training="shipped")]}
+
+
+def truth_and_redundancy() -> dict:
+    """The finite element against the stored fields; what sisters of the test cells in training are worth."""
+    fields = read(RESULTS / "finite_element.json")["against_the_reference_fields"].values()
+    sisters = read(RESULTS / "sister_cells.json")["rows"]
+    gain = [100 * row["gain"] / row["without"] for row in sisters]
+    spread = [100 * row["standard_error"] / row["without"] for row in sisters]
+    mean, margin = float(np.mean(gain)), 2 * math.hypot(*spread) / len(sisters)
+    where = {"size": 16, "contrasts": [50.0], "data": "design", "training": "experiment"}
+    return {
+        "claims": [
+            claim(
+                "finite-element-truth",
+                max(field["bbar"]["worst"] for field in fields),
+                size=21,
+                cells=sum(field["cells"] for field in fields),
+                contrasts=list(CONTRASTS),
+                data="reference",
+            ),
+            claim("redundancy", (mean, mean - margin, mean + margin), **where, seeds=len(sisters)),
+        ]
+    }
+
+
+def row_of(record: dict, method: str, contrast: float, precision: str, mode: str = "together") -> dict:
+    return next(
+        row
+        for row in record["rows"]
+        if (row["method"], row["contrast"], row["precision"], row["mode"]) == (method, contrast, precision, mode)
+    )
+
+
+def over(ours: dict, i: int, theirs: dict, j: int) -> Effect:
+    """Seconds of step i of one row over those of step j of another: medians, and the extremes of the repeats."""
+    return (
+        ours["seconds_a_cell"][i] / theirs["seconds_a_cell"][j],
+        ours["least"][i] / theirs["most"][j],
+        ours["most"][i] / theirs["least"][j],
+    )
+
+
+def times() -> dict:
+    """Seconds of networks and solvers for the same error on the same cores, and how many solves a training is worth."""
+    small, large = (read(TIMES / f"time_accuracy_{size}.json") for size in (16, 31))
+    assembled = {size: read(TIMES / f"scipy_sparse_{size}.json") for size in (16, 31)}
+    tied = [
+        over(row_of(small, "RLN", 10.0, p), -1, row_of(small, "RLN-t", 10.0, p), -1) for p in ("float32", "bfloat16")
+    ]
+    both = (tied[0][0], min(low for _, low, _ in tied), max(high for *_, high in tied))
+    against: dict[str, list[Effect]] = {"conjugate gradients": [], "fixed point": []}
+    pays, rows = False, {}
+    minutes = {c: weight_files.pretrained_header("rln", c, 31)["minutes"] for c in CONTRASTS}
+    for contrast in CONTRASTS:
+        network = row_of(large, "RLN", contrast, "bfloat16")
+        enough = {}
+        for method, effects in against.items():
+            solver = row_of(large, method, contrast, "float32")
+            enough[method] = next(i for i, e in enumerate(solver["mase_percent"]) if e <= network["mase_percent"][-1])
+            effects.append(over(solver, enough[method], network, -1))
+            rows[f"{method}, contrast {contrast:g}"] = {
+                "steps": solver["steps"][enough[method]],
+                "over_rln": effects[-1],
+            }
+        solver = row_of(large, "conjugate gradients", contrast, "float32")
+        saved = solver["seconds_a_cell"][enough["conjugate gradients"]]
+        saved -= network["seconds_a_cell"][-1]
+        pays |= saved > 0 and 60 * minutes[contrast] / saved < 1e6
+    alone = row_of(large, "RLN", 50.0, "bfloat16", "one by one")
+    seconds = sorted(assembled[31]["seconds"]["SciPy, conjugate gradients"])
+    dearer = (
+        seconds[len(seconds) // 2] / alone["seconds_a_cell"][-1],
+        seconds[0] / alone["most"][-1],
+        seconds[-1] / alone["least"][-1],
+    )
+    solves = 60 * minutes[50.0] / (seconds[len(seconds) // 2] - alone["seconds_a_cell"][-1])
+    gains = {size: r["ratio"]["rlnlib / SciPy, conjugate gradients"] for size, r in assembled.items()}
+    growth = (
+        gains[31]["median"] / gains[16]["median"],
+        gains[31]["least"] / gains[16]["most"],
+        gains[31]["most"] / gains[16]["least"],
+    )
+    weights = {kind: (weight_files.PRETRAINED / f"{kind}-10.safetensors").stat().st_size for kind in ("rln", "rln-t")}
+    where = {"size": 31, "contrasts": list(CONTRASTS), "training": "shipped"}
+    test_set = 8192 * row_of(large, "RLN", 10.0, "bfloat16")["seconds_a_cell"][-1]
+    return {
+        "for_the_error_of_the_rln": rows,
+        "claims": [
+            claim(
+                "passes-cost-the-same", both, size=16, contrasts=[10.0], training="shipped", note="float32, bfloat16"
+            ),
+            claim(
+                "rln-needs-more-memory", weights["rln"] / weights["rln-t"], training="shipped", note="bytes of files"
+            ),
+            claim("prediction-speed", least(against["conjugate gradients"]), **where),
+            claim("much-faster-than-analytical", least(against["fixed point"]), **where),
+            claim("inverse-problems", bool(pays), **where),
+            claim("faster-than-finite-elements", dearer, size=31, contrasts=[50.0], training="shipped"),
+            claim("pays-against-finite-elements", solves, size=31, contrasts=[50.0], training="shipped"),
+            claim("large-volumes", growth, contrasts=[50.0], note="16³ and 31³ voxels"),
+            claim(
+                "seconds-for-the-test-set", test_set, machine="two CPU cores", size=31, note="of the time of four cells"
+            ),
+        ],
+    }
+
+
+def hours() -> dict:
+    """The paper's 60 epochs of 8,192 cells at the speed of the last stage of the RLN of 31^3."""
+    header = weight_files.pretrained_header("rln", 50.0, 31)
+    name = weight_files.shipped_name("rln", 50.0, 31)
+    with open(weight_files.PRETRAINED / f"{name}.history.csv", encoding="utf-8", newline="") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    begins = [k for k in range(1, len(rows)) if rows[k]["learning_rate"] > 2 * rows[k - 1]["learning_rate"]]
+    first = begins[-1] if begins else 0
+    seconds = rows[-1]["seconds"] - (rows[first - 1]["seconds"] if first else 0)
+    presented = (len(rows) - first) * header["training_cells"]
+    value = 60 * 8192 * seconds / presented / 3600
+    where = {"size": 31, "contrasts": [50.0], "machine": header["device"], "training": "shipped"}
+    return {
+        "presented": presented,
+        "seconds": seconds,
+        "claims": [claim("training-hours", value, **where, note="60 epochs of 8,192 cells at the measured speed")],
+    }
+
+
+CASES = {
+    case.__name__: case
+    for case in (order, half_of_comparison, learning_curves, other_sizes, truth_and_redundancy, times, hours)
+}
