@@ -126,7 +126,7 @@ def sight() -> dict:
     edges = {}
     for name in ("vnet", "three-layer"):
         torch.manual_seed(0)
-        network = networks.make_proximal(name, 6)
+        network = networks.find_proximal(name)(6)
         field = torch.randn(1, 6, 32, 32, 32, requires_grad=True)
         network(field)[0, 0, 16, 16, 16].backward()
         reached = field.grad[0].abs().sum(0) > 0

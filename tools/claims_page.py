@@ -1,0 +1,94 @@
+"""The page of the ledger of claims, and the list of those that came out otherwise, from what was recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rlnlib.book import claims
+
+#: What a status says, for the table that opens the page.
+MEANING = {
+    "reproduced": "it holds, or the number lies within its tolerance, under the conditions that the claim needs",
+    "reproduced at a smaller scale": "it holds, but on smaller cells, fewer of them or a shorter training",
+    "better than published": "a number beyond the tolerance, on the better side",
+    "differs": "a number beyond the tolerance",
+    "not reproduced": "by its criterion it does not hold",
+    "undecided": "the interval contains both outcomes, or a number was measured under less than it belongs to",
+    "needs other hardware": "it speaks of a machine that we do not have; beside it, what ours takes",
+    "not tried": "nothing was measured",
+}
+
+
+def page(entries: list[claims.Entry], introduction: str, chapters: Iterable[str]) -> str:
+    """Return the page: how many claims have which status, then the claims of each section of the paper.
+
+    Args:
+        entries: the ledger.
+        introduction: the page's title and first paragraphs.
+        chapters: stems of the notebooks, to link to.
+    """
+    text = f"{introduction}\n| status | claims | says |\n|---|---|---|\n"
+    for status in claims.STATUSES:
+        text += f"| {status} | {sum(entry.status == status for entry in entries)} | {MEANING[status]} |\n"
+    chapters, section = list(chapters), None
+    for entry in entries:
+        if entry.section != section:
+            section = entry.section
+            text += f"\n## Section {section}\n\n"
+        text += item(entry, chapters)
+    return text
+
+
+def otherwise(entries: list[claims.Entry], chapters: Iterable[str]) -> str:
+    """Return the section on the claims that we measured otherwise than the paper, for the page on differences."""
+    found, chapters = [entry for entry in entries if entry.status in claims.OTHERWISE], list(chapters)
+    text = "\n## Claims that came out otherwise\n\n"
+    return text + ("".join(item(entry, chapters) for entry in found) or "None of those measured so far.\n")
+
+
+def item(entry: claims.Entry, chapters: list[str]) -> str:
+    """One claim as an item of a list, which a narrow screen breaks into lines as a table would not be."""
+    words = f"“{entry.text}”" if entry.quoted else f"{entry.text} *(paraphrase)*"
+    lines = [f"- **{entry.status[0].upper() + entry.status[1:]}.** {words} (section {entry.section})"]
+    if entry.tolerance is not None:
+        lines.append(f"paper: {entry.published:,g} {entry.unit}; reproduced: {entry.criterion}")
+    else:
+        lines.append(f"asked: {entry.criterion}")
+    if entry.value is not None:
+        lines.append(f"ours: {measured(entry)}, on: {claims.in_words(entry.conditions)}; {link(entry)}")
+    if entry.construction:
+        lines.append("by construction: our code cannot come out otherwise unless it is broken")
+    if entry.note:
+        lines.append(f"note: {entry.note}")
+    if entry.see:
+        lines.append(f'shown in <a href="../notebooks/{chapter(entry.see, chapters)}.html">a chapter</a>')
+    return "\\\n  ".join(lines) + "\n"
+
+
+def measured(entry: claims.Entry) -> str:
+    """What we found, in words: whether it holds, or the number with its unit and interval."""
+    if isinstance(entry.value, bool):
+        return "holds" if entry.value else "does not hold"
+    interval = ", interval {} to {}".format(*map(digits, entry.interval)) if entry.interval else ""
+    return f"{digits(entry.value)} {entry.unit}".strip() + interval
+
+
+def digits(number: float) -> str:
+    """A number to three digits, a large one in full."""
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+
+
+def link(entry: claims.Entry) -> str:
+    """Where the measurement was made: a cell of a notebook, or a record and its script."""
+    place, tag = entry.where or ("", "")
+    if tag:
+        return f'<a href="../notebooks/{place}.html#cell-{tag}">cell</a>'
+    return f"record `data/results/{place}`"
+
+
+def chapter(see: str, chapters: list[str]) -> str:
+    """The notebook of that name, whatever its number. Raises ValueError for one that does not exist."""
+    found = [stem for stem in chapters if stem.partition("_")[2] == see]
+    if len(found) != 1:
+        raise ValueError(f"The ledger of claims points to the chapter {see!r}; there are {', '.join(chapters)}.")
+    return found[0]
