@@ -34,7 +34,8 @@ from torch import nn
 
 import rlnlib
 from measured import claim, of_seeds
-from rlnlib import lippmann_schwinger, networks, provenance, rln, training, weight_files
+from rlnlib import lippmann_schwinger, networks, provenance, rln, training
+from rlnlib._files import write_atomically
 from rlnlib.rln import KINDS
 
 
@@ -331,7 +332,7 @@ def main():
                     else trained(CASES[name], seed, sets, options, folder, minutes)
                 )
                 content = {"settings": settings, "run": {"variant": name, "seed": seed, **made}}
-                weight_files.write_atomically(file, json.dumps(content).encode())
+                write_atomically(file, json.dumps(content).encode())
                 print(content["run"], flush=True)
             except training.Unfinished as pause:
                 print(f"{name}, seed {seed}: {pause}", flush=True)

@@ -21,7 +21,8 @@ import statements_of_data
 import statements_of_equations
 import statements_of_networks
 import statements_of_records
-from rlnlib import provenance, weight_files
+from rlnlib import provenance
+from rlnlib._files import write_atomically
 
 #: Name of a case: what runs it. It returns what was found, with the measured claims as "claims".
 CASES = {
@@ -43,7 +44,7 @@ def main():
         if name in wanted and (wanted != list(CASES) or not file.exists()):
             started = time.monotonic()
             found = {**case(), "seconds": round(time.monotonic() - started, 1)}
-            weight_files.write_atomically(file, json.dumps(found).encode())
+            write_atomically(file, json.dumps(found).encode())
             print(f"{name}: {found['seconds']} s", flush=True)
             for measured in found["claims"]:
                 print(f"    {measured['claim']}: {measured['value']} {measured.get('interval', '')}", flush=True)

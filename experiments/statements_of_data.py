@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 import rlnlib
 from measured import bootstrap, claim, least
-from rlnlib import dataset, microstructure, networks, weight_files
+from rlnlib import dataset, microstructure, networks
 
 SEED = 152_000
 
@@ -92,7 +92,7 @@ def split() -> dict:
 def released_files() -> dict:
     """What stands in the released networks: layers, slopes, inputs."""
     folder = reference_data() / "published"
-    models = {path.stem: weight_files.load_published(path) for path in sorted(folder.glob("*.model"))}
+    models = {path.stem: rlnlib.load_published(path) for path in sorted(folder.glob("*.model"))}
     counts = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
     layers = [m for m in models["RLN_t_c10"].proximals[0].modules() if not list(m.children())]
     kernels = [layer.kernel_size[0] for layer in layers if hasattr(layer, "kernel_size")]

@@ -24,11 +24,11 @@ KINDS = tuple(rln.KINDS)
 def released(kind: str, contrast: float, **options) -> rlnlib.RLN:
     """A network of the authors': "fln" or "rln-t"."""
     name = f"{ {'fln': 'FLN', 'rln-t': 'RLN_t'}[kind] }_c{contrast:g}.model".replace(" ", "")
-    return weight_files.load_published(reference_data() / "published" / name, **options)
+    return rlnlib.load_published(reference_data() / "published" / name, **options)
 
 
 def shipped(kind: str, contrast: float, size: int = 16) -> rlnlib.RLN:
-    return weight_files.load_pretrained(kind, contrast, size)
+    return rlnlib.load_pretrained(kind, contrast, size)
 
 
 def sample(n: int, size: int, seed: int, **options) -> torch.Tensor:

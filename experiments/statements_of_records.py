@@ -47,6 +47,37 @@ def order() -> dict:
     }
 
 
+def table() -> dict:
+    """Rows of Table 1 of which weights for cells of 31^3 are shipped, on their test cells."""
+    claims = []
+    for kind, contrast in weight_files.shipped(31):
+        errors = test_errors(kind, contrast, 31)[:, None]
+        where = {"size": 31, "cells": len(errors), "contrasts": [contrast], "data": "design", "training": "shipped"}
+        row = f"{kind}-{contrast:g}"
+        claims.append(claim(f"table-1-mean-{row}", bootstrap(lambda rows: float(rows.mean()), errors), **where))
+        claims.append(claim(f"table-1-deviation-{row}", bootstrap(lambda rows: float(rows.std()), errors), **where))
+    return {"claims": claims}
+
+
+def released_table() -> dict:
+    """Table 1 of the networks that the authors released, where they were scored on our cells of 31^3."""
+    record, claims, off = read(RESULTS / "published.json"), [], []
+    published = {"fln": ((4.98, 1.49), (9.23, 3.29)), "rln-t": ((1.81, 0.58), (4.26, 1.65))}
+
+    def percent_off(statistic, value: float, errors: np.ndarray) -> Effect:
+        return bootstrap(lambda rows: 100 * abs(float(statistic(rows)) / value - 1), errors)
+
+    for k, contrast in enumerate(CONTRASTS):
+        if scored := record.get(f"{contrast:g}"):
+            errors = {kind: np.array(scored["networks"][kind]["cell_mean"]["mase"])[:, None] for kind in published}
+            means = [percent_off(np.mean, published[kind][k][0], of) for kind, of in errors.items()]
+            off += [percent_off(np.std, published[kind][k][1], of) for kind, of in errors.items()]
+            where = {"size": 31, "cells": len(errors["fln"]), "data": "design", "training": "released"}
+            claims.append(claim(f"released-means-{contrast:g}", most(means), **where, contrasts=[contrast]))
+    scored_at = [contrast for contrast in CONTRASTS if f"{contrast:g}" in record]
+    return {"claims": [*claims, claim("released-deviations", most(off), **where, contrasts=scored_at)]}
+
+
 def half_of_comparison() -> dict:
     """The RLN shipped for cells of 31^3, over the published numbers of the comparison model."""
     effects: list[Effect] = []
@@ -212,5 +243,15 @@ def hours() -> dict:
 
 CASES = {
     case.__name__: case
-    for case in (order, half_of_comparison, learning_curves, other_sizes, truth_and_redundancy, times, hours)
+    for case in (
+        table,
+        released_table,
+        order,
+        half_of_comparison,
+        learning_curves,
+        other_sizes,
+        truth_and_redundancy,
+        times,
+        hours,
+    )
 }

@@ -61,7 +61,7 @@ def item(entry: claims.Entry, chapters: list[str]) -> str:
     if entry.note:
         lines.append(f"note: {entry.note}")
     if entry.see:
-        lines.append(f'shown in <a href="../notebooks/{chapter(entry.see, chapters)}.html">a chapter</a>')
+        lines.append(f'shown in <a href="../notebooks/{chapter(entry.see, chapters)}">a chapter</a>')
     return "\\\n  ".join(lines) + "\n"
 
 
@@ -87,8 +87,12 @@ def link(entry: claims.Entry) -> str:
 
 
 def chapter(see: str, chapters: list[str]) -> str:
-    """The notebook of that name, whatever its number. Raises ValueError for one that does not exist."""
-    found = [stem for stem in chapters if stem.partition("_")[2] == see]
+    """Address of "name" or "name#tag of a cell", the notebook of that name, whatever its number.
+
+    Raises ValueError for one that does not exist.
+    """
+    name, _, tag = see.partition("#")
+    found = [stem for stem in chapters if stem.partition("_")[2] == name]
     if len(found) != 1:
-        raise ValueError(f"The ledger of claims points to the chapter {see!r}; there are {', '.join(chapters)}.")
-    return found[0]
+        raise ValueError(f"The ledger of claims points to the chapter {name!r}; there are {', '.join(chapters)}.")
+    return f"{found[0]}.html" + (f"#cell-{tag}" if tag else "")
