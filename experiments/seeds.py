@@ -44,7 +44,8 @@ def main():
                 "validation_mase": [round(row["validation_mase"], 4) for row in history],
             }
         )
-        result = {"data": about["data"], "recipe": stage, "test_cells": len(errors), "runs": runs}
+        ran = {**stage, "epochs": options.epochs, "max_minutes": None}
+        result = {"data": about["data"], "recipe": ran, "test_cells": len(errors), "runs": runs}
         question = "How much does a line of Table 1 depend on the seed of the training?"
         provenance.write_record(question, options, result, key=f"{options.kind}-{options.contrast:g}")
 

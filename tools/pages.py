@@ -116,8 +116,8 @@ def card(entry: dict, header: dict) -> str:
     for number, stage in enumerate(stages, start=1):
         rows["recipe" if len(stages) == 1 else f"recipe, stage {number}"] = recipe(stage)
     rows |= {
-        "training": f"{header['training_cells']:,} cells, {header['epochs']} epochs in {header['minutes']:g} minutes; "
-        f"{header['device']}",
+        "training": f"{header['epochs']} epochs of all stages in {header['minutes']:g} minutes, the last stage on "
+        f"{header['training_cells']:,} cells; {header['device']}",
         "error": f"MASE {metrics['mase_mean']:.2f} ± {metrics['mase_deviation']:.2f} % (mean and deviation over "
         f"{metrics['cells']:,} cells of the {metrics['split']} part)",
         "library": f"rlnlib {header['library_version']}",
