@@ -5,9 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+import yaml
+
+from rlnlib import provenance
 
 #: A measured effect: its value, its lowest and its highest.
 Effect = tuple[float, float, float]
+
+
+def published(name: str) -> float:
+    """The number of the paper's that a claim is about, from ``book/claims.yml``, the one place that has it."""
+    items = yaml.safe_load((provenance.ROOT / "book" / "claims.yml").read_text(encoding="utf-8"))
+    return next(item["published"] for item in items if item["id"] == name)
+
+
+def row_of_table_1(kind: str, contrast: float) -> tuple[float, float]:
+    """Mean and deviation in Table 1; ``kind`` is "comparison" or that of a network."""
+    mean, deviation = (published(f"table-1-{which}-{kind}-{contrast:g}") for which in ("mean", "deviation"))
+    return mean, deviation
 
 
 def claim(name: str, effect: Effect | float | bool, **conditions) -> dict:

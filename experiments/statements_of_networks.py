@@ -10,14 +10,12 @@ import torch
 import torch.nn.functional as F
 
 import rlnlib
-from measured import bootstrap, claim, least, most, ratio
+from measured import bootstrap, claim, least, most, ratio, row_of_table_1
 from rlnlib import green, lippmann_schwinger, rln, solvers, weight_files
 from statements_of_data import reference_data
 
 SEED = 153_000
 CONTRASTS = (10.0, 50.0)
-#: Mean and deviation of the comparison model in Table 1.
-COMPARISON = {10.0: (3.07, 1.22), 50.0: (5.71, 2.46)}
 KINDS = tuple(rln.KINDS)
 
 
@@ -100,7 +98,7 @@ def released_at_31() -> dict:
         at_peak = columns(*(within((y[-1] - true).abs(), peak) for y in (fln, tied)))
         at_low = columns(*(within((y[-1] - true).abs(), low) for y in (fln, tied)))
         bias = columns(100 * within(fln[-1] / true - 1, peak), 100 * within(tied[-1] / true - 1, peak))
-        mean, deviation = COMPARISON[contrast]
+        mean, deviation = row_of_table_1("comparison", contrast)
         new = {
             "fln-vastly-outperformed": bootstrap(ratio(0, 1), mase),
             "fln-best-single-jump": bootstrap(ratio(2, 0), mase),

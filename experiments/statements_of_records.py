@@ -9,10 +9,10 @@ import math
 
 import numpy as np
 
-from measured import Effect, bootstrap, claim, least, most, ratio
+from measured import Effect, bootstrap, claim, least, most, ratio, row_of_table_1
 from rlnlib import provenance, weight_files
 from rlnlib.rln import KINDS
-from statements_of_networks import COMPARISON, CONTRASTS
+from statements_of_networks import CONTRASTS
 
 RESULTS = provenance.ROOT / "data" / "results"
 TIMES = provenance.ROOT / "benchmarks" / "results"
@@ -62,16 +62,18 @@ def table() -> dict:
 def released_table() -> dict:
     """Table 1 of the networks that the authors released, where they were scored on our cells of 31^3."""
     record, claims, off = read(RESULTS / "published.json"), [], []
-    published = {"fln": ((4.98, 1.49), (9.23, 3.29)), "rln-t": ((1.81, 0.58), (4.26, 1.65))}
 
     def percent_off(statistic, value: float, errors: np.ndarray) -> Effect:
         return bootstrap(lambda rows: 100 * abs(float(statistic(rows)) / value - 1), errors)
 
-    for k, contrast in enumerate(CONTRASTS):
+    for contrast in CONTRASTS:
         if scored := record.get(f"{contrast:g}"):
-            errors = {kind: np.array(scored["networks"][kind]["cell_mean"]["mase"])[:, None] for kind in published}
-            means = [percent_off(np.mean, published[kind][k][0], of) for kind, of in errors.items()]
-            off += [percent_off(np.std, published[kind][k][1], of) for kind, of in errors.items()]
+            errors = {
+                kind: np.array(scored["networks"][kind]["cell_mean"]["mase"])[:, None] for kind in ("fln", "rln-t")
+            }
+            rows = {kind: row_of_table_1(kind, contrast) for kind in errors}
+            means = [percent_off(np.mean, rows[kind][0], of) for kind, of in errors.items()]
+            off += [percent_off(np.std, rows[kind][1], of) for kind, of in errors.items()]
             where = {"size": 31, "cells": len(errors["fln"]), "data": "design", "training": "released"}
             claims.append(claim(f"released-means-{contrast:g}", most(means), **where, contrasts=[contrast]))
     scored_at = [contrast for contrast in CONTRASTS if f"{contrast:g}" in record]
@@ -81,7 +83,8 @@ def released_table() -> dict:
 def half_of_comparison() -> dict:
     """The RLN shipped for cells of 31^3, over the published numbers of the comparison model."""
     effects: list[Effect] = []
-    for contrast, (mean, deviation) in COMPARISON.items():
+    for contrast in CONTRASTS:
+        mean, deviation = row_of_table_1("comparison", contrast)
         errors = test_errors("rln", contrast, 31)[:, None]
         effects.append(bootstrap(lambda rows, m=mean: float(rows.mean() / m), errors))
         effects.append(bootstrap(lambda rows, d=deviation: float(rows.std() / d), errors))

@@ -1,0 +1,136 @@
+"""The experiments on the paper's statements: effects with intervals, and claims that the ledger knows."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ablation
+import measured
+import statements
+import statements_of_data
+import statements_of_networks
+import statements_of_records
+from rlnlib import networks, rln
+from rlnlib.book import claims
+
+ROOT = Path(__file__).resolve().parents[2]
+LEDGER = {entry.id: entry for entry in claims.load_claims(ROOT / "book" / "claims.yml")}
+
+
+def test_each_claim_that_an_experiment_measures_is_in_the_ledger_and_measured_once():
+    named = []
+    for file in (ROOT / "experiments").glob("*.py"):
+        named += re.findall(r"\bclaim\(\s*\"([\w-]+)\"", file.read_text(encoding="utf-8"))
+    named += list(ablation.RATIOS)
+    assert len(named) >= 60
+    assert set(named) <= set(LEDGER)
+    assert len(set(named)) == len(named)
+
+
+def test_a_statement_on_ratios_is_bounded_where_the_trainings_measure_ratios():
+    for name in ablation.RATIOS:
+        assert LEDGER[name].least is not None or LEDGER[name].most is not None, name
+    assert LEDGER["prelu-helps"].least == 1 and LEDGER["three-layers-work"].most == 2
+
+
+def test_the_cases_have_names_of_their_own_and_say_what_they_ask():
+    assert len(statements.CASES) >= 25
+    assert all(case.__doc__ for case in statements.CASES.values())
+
+
+def test_the_interval_of_a_mean_is_the_bootstrap_s_and_contains_it():
+    rows = np.random.default_rng(0).normal(2.0, 1.0, (400, 1))
+    value, low, high = measured.bootstrap(lambda r: float(r.mean()), rows)
+    assert low < value < high
+    assert (high - low) / 2 == pytest.approx(1.96 / 20, rel=0.1)
+
+
+def test_the_worst_of_several_effects_is_that_of_the_hardest_bound():
+    effects = [(3.0, 2.0, 4.0), (2.5, 2.4, 2.6)]
+    assert measured.least(effects) == (2.5, 2.0, 2.6)
+    assert measured.most(effects) == (3.0, 2.4, 4.0)
+    assert measured.of_seeds([1.0, 2.0, 4.5]) == (2.5, 1.0, 4.5)
+
+
+def test_table_1_is_read_from_the_ledger():
+    assert measured.row_of_table_1("rln", 50.0) == (2.92, 1.17)
+    assert measured.row_of_table_1("comparison", 10.0) == (3.07, 1.22)
+
+
+def run(variant, seed, error, peaks=10.0, unsteady=1.0):
+    validation = [5.0, 4.0, 3.0, error]
+    numbers = {"test_mase": error, "training_mase": error, "test_peaks": peaks, "unsteadiness": unsteady}
+    return {"variant": variant, "seed": seed, **numbers, "validation_mase": validation}
+
+
+def test_an_effect_of_trainings_is_a_ratio_seed_by_seed():
+    settings = {"train": 64, "test": 16, "size": 16, "contrast": 50.0, "epochs": 4}
+    runs = [run("baseline", seed, 2.0) for seed in range(3)]
+    runs += [run("ReLU", 0, 2.2), run("ReLU", 1, 1.9)]  # the third is not made yet
+    found = {item["claim"]: item for item in ablation.claims(runs, settings)}
+    assert found["prelu-helps"]["value"] == pytest.approx(1.025)
+    assert found["prelu-helps"]["interval"] == [0.95, 1.1]
+    assert found["prelu-helps"]["conditions"]["seeds"] == 2
+    assert "cosine-decay-matters" not in found
+    for item in found.values():
+        claims.checked(item)
+
+
+def test_every_variant_of_the_ablation_is_a_network_of_its_own():
+    phases = rln.phase_indicators(torch.rand(1, 8, 8, 8) > 0.5)
+    outputs = {}
+    for name in (
+        "baseline",
+        "ReLU",
+        "two filter sizes",
+        "one block more",
+        "RLN-t with a hidden state",
+        "RLN-t of 3 passes",
+    ):
+        torch.manual_seed(0)
+        model = ablation.CASES[name].model()
+        outputs[name] = model(phases, return_iterates=True)
+        assert len(outputs[name]) == model.passes
+        assert torch.allclose(outputs[name][-1].mean(), torch.tensor(1.0), atol=1e-5)
+    last = [fields[-1] for fields in outputs.values()]
+    assert all(not torch.equal(a, b) for i, a in enumerate(last) for b in last[:i])
+
+
+def test_a_fourier_layer_adds_nothing_at_first_and_a_wave_afterwards():
+    torch.manual_seed(0)
+    layer, field = ablation.Fourier(2, modes=4), torch.randn(1, 2, 8, 8, 8)
+    assert torch.equal(layer(field), torch.zeros_like(field))
+    with torch.no_grad():
+        layer.weight[1, 0, 0, 1, 0] = 1.0
+    added = layer(field)
+    assert added[0, 0].abs().max() == 0
+    assert torch.allclose(added[0, 1], added[0, 1].mean((0, 1), keepdim=True).expand(8, 8, 8), atol=1e-6)
+
+
+def test_relu_takes_the_place_of_every_prelu():
+    network = ablation.vnet_with_relu(6)
+    assert not [layer for layer in network.modules() if isinstance(layer, networks.PReLU)]
+
+
+def test_chords_are_periodic_runs_of_one_phase():
+    line = np.array([1, 1, 0, 0, 0, 1], bool)
+    cell = np.tile(line, (2, 2, 1))
+    assert sorted(statements_of_data.chords(cell, 2)) == [3] * 8
+    assert len(statements_of_data.chords(cell, 0)) == 0  # all of one phase
+
+
+def test_shapes_have_both_phases_and_differ():
+    for kind in ("spheres", "fibres", "laminates"):
+        cells = statements_of_networks.shapes(kind, 4, 20, 0)
+        part = cells.float().mean((1, 2, 3))
+        assert bool((part > 0.1).all()) and bool((part < 0.9).all()), kind
+        assert not torch.equal(cells[0], cells[1])
+
+
+def test_seconds_are_compared_by_their_medians_and_extremes():
+    ours = {"seconds_a_cell": [2.0], "least": [1.0], "most": [3.0]}
+    theirs = {"seconds_a_cell": [1.0], "least": [0.5], "most": [2.0]}
+    assert statements_of_records.over(ours, -1, theirs, -1) == (2.0, 0.5, 6.0)
