@@ -156,8 +156,10 @@ CASES = {
     "Fourier layer": Case(fln(vnet_with_fourier_layer)),
 }
 STEP = "step of Moulinec"
+#: Fewer trainings than these decide no statement.
+LEAST_SEEDS = 2
 
-#: Claim: (the number, of which case, over that of which case).
+#: Claim: (the number, of which case, over that of which case; of "unsteadiness" less that).
 RATIOS = {
     "three-layers-work": ("error", "RLN-t of three layers", "RLN-t"),
     "v-net-best": ("error", "RLN-t of three layers", "RLN-t"),
@@ -193,7 +195,7 @@ def numbers(run: dict) -> dict[str, float]:
     """What a run is compared by; a run without a record of the peaks has none."""
     found = {"error": run["test_mase"], "gap": run["test_mase"] / run["training_mase"]}
     found["half"] = run["validation_mase"][len(run["validation_mase"]) // 2 - 1]
-    found["unsteadiness"] = run["unsteadiness"] + 1e-3  # both may be 0
+    found["unsteadiness"] = run["unsteadiness"]
     if "test_peaks" in run:
         found |= {"peaks": run["test_peaks"], "peaks over error": run["test_peaks"] / run["test_mase"]}
     return found
@@ -212,19 +214,23 @@ def claims(runs: list[dict], settings: dict) -> list[dict]:
     measured = []
     for name, (key, over, under) in RATIOS.items():
         both = [seed for seed in seeds.get(over, []) if seed in seeds.get(under, [])]
-        if both and all(key in found[side, seed] for side in (over, under) for seed in both):
-            effect = of_seeds([found[over, seed][key] / found[under, seed][key] for seed in both])
+        if len(both) >= LEAST_SEEDS and all(key in found[side, seed] for side in (over, under) for seed in both):
+            pairs = [(found[over, seed][key], found[under, seed][key]) for seed in both]
+            # A rise may be 0 on either side, so it is compared by a difference.
+            effect = of_seeds([a - b if key == "unsteadiness" else a / b for a, b in pairs])
             measured.append(claim(name, effect, **conditions(both)))
-    if both := seeds.get("baseline"):
+    if len(both := seeds.get("baseline", [])) >= LEAST_SEEDS:
         measured.append(
             claim("losses-coupled", of_seeds([found["baseline", seed]["gap"] for seed in both]), **conditions(both))
         )
     if all(name in seeds for name in RATES):
         both = [seed for seed in seeds[RATES[0]] if all(seed in seeds[name] for name in RATES)]
         errors = [[found[name, seed]["error"] for name in RATES] for seed in both]
-        effect = of_seeds([max(of) / min(of) for of in errors])
-        measured.append(claim("learning-rate-sensitive", effect, **conditions(both)))
-    if steps := [run["left_percent"] for run in runs if run["variant"] == STEP]:
+        if len(both) >= LEAST_SEEDS:
+            effect = of_seeds([max(of) / min(of) for of in errors])
+            measured.append(claim("learning-rate-sensitive", effect, **conditions(both)))
+    steps = [run["left_percent"] for run in runs if run["variant"] == STEP]
+    if len(steps) >= LEAST_SEEDS:
         measured.append(claim("network-emulates-a-step", of_seeds(steps), **conditions(steps)))
     return measured
 
