@@ -47,18 +47,6 @@ def order() -> dict:
     }
 
 
-def table() -> dict:
-    """Rows of Table 1 of which weights for cells of 31^3 are shipped, on their test cells."""
-    claims = []
-    for kind, contrast in weight_files.shipped(31):
-        errors = test_errors(kind, contrast, 31)[:, None]
-        where = {"size": 31, "cells": len(errors), "contrasts": [contrast], "data": "design", "training": "shipped"}
-        row = f"{kind}-{contrast:g}"
-        claims.append(claim(f"table-1-mean-{row}", bootstrap(lambda rows: float(rows.mean()), errors), **where))
-        claims.append(claim(f"table-1-deviation-{row}", bootstrap(lambda rows: float(rows.std()), errors), **where))
-    return {"claims": claims}
-
-
 def released_table() -> dict:
     """Table 1 of the networks that the authors released, where they were scored on our cells of 31^3."""
     record, claims, off = read(RESULTS / "published.json"), [], []
@@ -247,7 +235,6 @@ def hours() -> dict:
 CASES = {
     case.__name__: case
     for case in (
-        table,
         released_table,
         order,
         half_of_comparison,

@@ -1,9 +1,10 @@
 """claim + measurement -> status: what of the paper holds, decided by a program from what was recorded.
 
-``book/claims.yml`` lists the claims, each with what would count as holding. Measurements come from two places: a
-notebook records one with :func:`record` in the cell that makes it, and a record in ``data/results`` carries a list
-``"claims"`` of the same form. :func:`ledger` joins them, and :attr:`Entry.status` follows from the numbers, the
-intervals and the conditions. Nobody writes a status or a value of ours by hand.
+``book/claims.yml`` lists the claims, each with what would count as holding. Measurements come from three places: a
+notebook records one with :func:`record` in the cell that makes it; a record in ``data/results`` carries a list
+``"claims"`` of the same form; and the test errors of a shipped network are a row of Table 1. :func:`ledger` joins them,
+and :attr:`Entry.status` follows from the numbers, the intervals and the conditions. Nobody writes a status or a value of
+ours by hand.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import yaml
 from IPython.display import display
+
+from rlnlib import provenance, weight_files
 
 #: The media type under which a measurement stands among a cell's outputs.
 MEDIA_TYPE = "application/vnd.rlnlib.claim+json"
@@ -28,6 +32,8 @@ STATUSES = (
     "needs other hardware",
     "not tried",
 )
+#: Edge in voxels of the cells that the numbers of Table 1 belong to.
+PAPER_SIZE = 31
 #: Statuses that say that the paper's words and our numbers disagree.
 OTHERWISE = ("differs", "not reproduced")
 
@@ -239,21 +245,38 @@ def measurements(notebook) -> list[tuple[tuple[str, str], dict]]:
     return found
 
 
-def recorded(path) -> list[tuple[tuple[str, str], dict]]:
-    """The measurements that a record lists under ``"claims"``: where, and what was recorded.
+def record_files() -> list[Path]:
+    """The records that measure claims: those of the experiments, and the test errors of the shipped networks."""
+    experiments = sorted((provenance.ROOT / "data" / "results").glob("*.json"))
+    return experiments + sorted(weight_files.PRETRAINED.glob("*.test.json"))
 
-    The ``results.json`` of :mod:`rlnlib.reproduce` has no such list; its table is measured for the rows of Table 1.
+
+def recorded(path) -> list[tuple[tuple[str, str], dict]]:
+    """The measurements of a record: its list ``"claims"``, or the row of Table 1 that a network's test errors give.
+
+    Networks of other cells than the paper's 31^3 give no row.
     """
     content = json.loads(Path(path).read_text(encoding="utf-8"))
     found = list(content.get("claims", []))
-    networks = content.get("networks") if "profile" in content else None
-    for name, network in (networks or {}).items():
-        conditions = {"size": network["data"]["size"], "cells": network["test_cells"], "data": "design"}
-        conditions |= {"training": "shipped", "note": f"profile {content['profile']}"}
-        mean = {"claim": f"table-1-mean-{name}", "value": network["mase_mean"], "interval": network["interval"]}
-        deviation = {"claim": f"table-1-deviation-{name}", "value": network["mase_deviation"]}
-        found += [{**number, "conditions": conditions} for number in (mean, deviation)]
+    if "mase" in content and content["data"]["size"] == PAPER_SIZE:
+        found += _row_of_table_1(content)
     return [((Path(path).name, ""), checked(item)) for item in found]
+
+
+def _row_of_table_1(content: dict) -> list[dict]:
+    """Mean and deviation of a network's errors on its test cells, with 95 % intervals from their standard errors."""
+    errors, name = np.array(content["mase"]), f"{content['kind']}-{content['contrast']:g}"
+    mean, deviation = errors.mean(), errors.std()
+    fourth = ((errors - mean) ** 4).mean()
+    standard_errors = deviation, math.sqrt(fourth - deviation**4) / (2 * deviation)
+    where = {"size": PAPER_SIZE, "cells": len(errors), "contrasts": [content["contrast"]], "data": "design"}
+    rows = []
+    for which, value, unit in zip(("mean", "deviation"), (mean, deviation), standard_errors, strict=True):
+        margin = 1.96 * unit / math.sqrt(len(errors))
+        row = {"claim": f"table-1-{which}-{name}", "value": round(value, 4)}
+        interval = [round(value - margin, 4), round(value + margin, 4)]
+        rows.append({**row, "interval": interval, "conditions": {**where, "training": "shipped"}})
+    return rows
 
 
 def ledger(path, notebooks, records=()) -> list[Entry]:

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -9,7 +10,6 @@ from rlnlib.book import claims
 ROOT = Path(__file__).resolve().parents[2]
 LEDGER = ROOT / "book" / "claims.yml"
 STORED = sorted((ROOT / "notebooks").glob("*.ipynb"))
-RECORDS = sorted((ROOT / "data" / "results").glob("*.json"))
 
 WORDS = {"quote": "q", "section": 1, "criterion": "c"}
 SMALL = [
@@ -50,7 +50,7 @@ def test_the_ledger_covers_the_paper():
 
 
 def test_what_notebooks_and_records_measure_are_listed_claims_and_nearly_all_of_them():
-    entries = claims.ledger(LEDGER, STORED, RECORDS)
+    entries = claims.ledger(LEDGER, STORED, claims.record_files())
     untried = [entry.id for entry in entries if entry.status == "not tried"]
     assert len(untried) <= len(entries) / 4, untried
     assert sum(bool(entry.where) and not entry.where[1] for entry in entries) >= 30, "records"
@@ -116,18 +116,21 @@ def test_a_record_measures_as_a_notebook_does(small, tmp_path):
         claims.ledger(small, [notebook(tmp_path / "a.ipynb", ("effect", 3, "x"))], [record])
 
 
-def test_the_table_of_a_reproduction_reaches_the_ledger(tmp_path):
-    network = {"mase_mean": 1.0, "mase_deviation": 0.4, "interval": [0.98, 1.02], "test_cells": 8192}
-    results = {"profile": "paper", "networks": {"rln-10": {**network, "data": {"size": 31}}}}
-    path = tmp_path / "results.json"
-    path.write_text(json.dumps(results), encoding="utf-8")
+def test_the_test_errors_of_a_network_are_a_row_of_table_1(tmp_path):
+    errors = np.random.default_rng(0).normal(1.0, 0.37, 8192).tolist()
+    content = {"kind": "rln", "contrast": 10.0, "data": {"size": 31}, "mase": errors}
+    path = tmp_path / "rln-10-31.test.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
     entries = {entry.id: entry for entry in claims.ledger(LEDGER, [], [path])}
-    assert entries["table-1-mean-rln-10"].status == "better than published"
-    assert entries["table-1-deviation-rln-10"].status == "reproduced"
-    results["networks"]["rln-10"]["data"]["size"] = 16  # no number of the paper's, whatever it is
-    path.write_text(json.dumps(results), encoding="utf-8")
-    entries = {entry.id: entry for entry in claims.ledger(LEDGER, [], [path])}
-    assert entries["table-1-mean-rln-10"].status == "undecided"
+    at = list(entries).index("table-1-mean-rln-10")
+    mean, deviation = (entries[f"table-1-{which}-rln-10"] for which in ("mean", "deviation"))
+    assert (mean.status, deviation.status) == ("better than published", "reproduced")
+    assert mean.interval[1] - mean.interval[0] == pytest.approx(2 * 1.96 * 0.37 / 8192**0.5, rel=0.05)
+    assert deviation.interval[1] - deviation.interval[0] == pytest.approx(2 * 1.96 * 0.37 / (2 * 8192) ** 0.5, rel=0.05)
+    path.write_text(json.dumps({**content, "mase": errors[:500]}), encoding="utf-8")  # fewer cells than the paper's
+    assert claims.ledger(LEDGER, [], [path])[at].status == "undecided"
+    path.write_text(json.dumps({**content, "data": {"size": 16}}), encoding="utf-8")  # no number of the paper's
+    assert claims.ledger(LEDGER, [], [path])[at].status == "not tried"
 
 
 def test_measurements_that_do_not_fit_the_ledger_are_refused(small, tmp_path):
