@@ -3,8 +3,8 @@
 ``book/claims.yml`` lists the claims, each with what would count as holding. Measurements come from three places: a
 notebook records one with :func:`record` in the cell that makes it; a record in ``data/results`` carries a list
 ``"claims"`` of the same form; and the test errors of a shipped network are a row of Table 1. :func:`ledger` joins them,
-and :attr:`Entry.status` follows from the numbers, the intervals and the conditions. Nobody writes a status or a value of
-ours by hand.
+and :attr:`Entry.status` follows from the numbers, the intervals and the conditions. Nobody writes a status or a value
+of ours by hand.
 """
 
 from __future__ import annotations
