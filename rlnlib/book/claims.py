@@ -229,6 +229,23 @@ def load_claims(path) -> list[Entry]:
     return entries
 
 
+def table_1() -> dict[tuple[str, int], tuple[float, float]]:
+    """The paper's Table 1: mean and deviation of the MASE, in percent, by network and contrast.
+
+    Returns:
+        {("comparison", 10): (3.07, 1.22), ("fln", 10): ..., ...}, in the paper's order.
+    """
+    entries = {entry.id: float(entry.published) for entry in load_claims(provenance.ROOT / "book" / "claims.yml")}
+    rows = [name.removeprefix("table-1-mean-").rpartition("-") for name in entries if name.startswith("table-1-mean-")]
+    return {
+        (kind, int(contrast)): (
+            entries[f"table-1-mean-{kind}-{contrast}"],
+            entries[f"table-1-deviation-{kind}-{contrast}"],
+        )
+        for kind, _, contrast in rows
+    }
+
+
 def measurements(notebook) -> list[tuple[tuple[str, str], dict]]:
     """The measurements in an executed notebook: where, and what was recorded."""
     found = []

@@ -54,7 +54,7 @@ def test_what_notebooks_and_records_measure_are_listed_claims_and_nearly_all_of_
     untried = [entry.id for entry in entries if entry.status == "not tried"]
     assert len(untried) <= len(entries) / 4, untried
     assert sum(bool(entry.where) and not entry.where[1] for entry in entries) >= 30, "records"
-    assert sum(bool(entry.where) and bool(entry.where[1]) for entry in entries) >= 15, "notebooks"
+    assert sum(bool(entry.where) and bool(entry.where[1]) for entry in entries) >= 12, "notebooks"
     assert {entry.status for entry in entries} <= set(claims.STATUSES)
 
 
@@ -114,6 +114,12 @@ def test_a_record_measures_as_a_notebook_does(small, tmp_path):
     assert entries["effect"].status == "reproduced" and entries["effect"].where == ("record.json", "")
     with pytest.raises(ValueError, match="is measured in"):
         claims.ledger(small, [notebook(tmp_path / "a.ipynb", ("effect", 3, "x"))], [record])
+
+
+def test_table_1_is_the_paper_s():
+    table = claims.table_1()
+    assert len(table) == 8 and list(table)[:2] == [("comparison", 10), ("fln", 10)]
+    assert table["rln", 50] == (2.92, 1.17)
 
 
 def test_the_test_errors_of_a_network_are_a_row_of_table_1(tmp_path):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import tifffile
@@ -132,6 +133,20 @@ def test_each_generated_part_is_included_by_the_page_of_its_name():
         assert PROSE[name].count(f"```{{include}} {pages.MADE}/{name}.md\n```") == 1, name
     included = {name for name, text in PROSE.items() if f"{{include}} {pages.MADE}/" in text}
     assert included == set(pages.MAKERS)
+
+
+def test_the_ledger_of_claims_points_to_cells_that_exist():
+    tags = {
+        path.stem: {tag for cell in nbformat.read(path, as_version=4).cells for tag in cell.metadata.get("tags", [])}
+        for path in build.notebooks()
+    }
+    pointed = [entry.see for entry in build.ledger(ROOT / "notebooks") if entry.see]
+    assert len(pointed) >= 20
+    for see in pointed:
+        page, _, tag = claims_page.chapter(see, list(tags)).partition(".html")
+        assert not tag or tag.removeprefix("#cell-") in tags[page], see
+    with pytest.raises(ValueError, match="points to the chapter"):
+        claims_page.chapter("no_such_chapter", list(tags))
 
 
 def test_what_is_cited_is_in_the_bibliography_and_what_is_in_it_is_cited():
