@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
+from project import notebooks
 from rlnlib.book import claims
 
 #: What a status says, for the table that opens the page.
@@ -19,34 +18,27 @@ MEANING = {
 }
 
 
-def page(entries: list[claims.Entry], introduction: str, chapters: Iterable[str]) -> str:
-    """Return the page: how many claims have which status, then the claims of each section of the paper.
-
-    Args:
-        entries: the ledger.
-        introduction: the page's title and first paragraphs.
-        chapters: stems of the notebooks, to link to.
-    """
-    text = f"{introduction}\n| status | claims | says |\n|---|---|---|\n"
+def page(entries: list[claims.Entry]) -> str:
+    """How many claims have which status, then the claims of each section of the paper."""
+    text = "| status | claims | says |\n|---|---|---|\n"
     for status in claims.STATUSES:
         text += f"| {status} | {sum(entry.status == status for entry in entries)} | {MEANING[status]} |\n"
-    chapters, section = list(chapters), None
+    section = None
     for entry in entries:
         if entry.section != section:
             section = entry.section
             text += f"\n## Section {section}\n\n"
-        text += item(entry, chapters)
+        text += item(entry)
     return text
 
 
-def otherwise(entries: list[claims.Entry], chapters: Iterable[str]) -> str:
-    """Return the section on the claims that we measured otherwise than the paper, for the page on differences."""
-    found, chapters = [entry for entry in entries if entry.status in claims.OTHERWISE], list(chapters)
-    text = "\n## Claims that came out otherwise\n\n"
-    return text + ("".join(item(entry, chapters) for entry in found) or "None of those measured so far.\n")
+def otherwise(entries: list[claims.Entry]) -> str:
+    """The claims that we measured otherwise than the paper."""
+    found = [item(entry) for entry in entries if entry.status in claims.OTHERWISE]
+    return "".join(found) or "None of those measured so far.\n"
 
 
-def item(entry: claims.Entry, chapters: list[str]) -> str:
+def item(entry: claims.Entry) -> str:
     """One claim as an item of a list, which a narrow screen breaks into lines as a table would not be."""
     words = f"“{entry.text}”" if entry.quoted else f"{entry.text} *(paraphrase)*"
     lines = [f"- **{entry.status[0].upper() + entry.status[1:]}.** {words} (section {entry.section})"]
@@ -61,7 +53,7 @@ def item(entry: claims.Entry, chapters: list[str]) -> str:
     if entry.note:
         lines.append(f"note: {entry.note}")
     if entry.see:
-        lines.append(f'shown in <a href="../notebooks/{chapter(entry.see, chapters)}">a chapter</a>')
+        lines.append(f'shown in <a href="../notebooks/{chapter(entry.see)}">a chapter</a>')
     return "\\\n  ".join(lines) + "\n"
 
 
@@ -86,12 +78,13 @@ def link(entry: claims.Entry) -> str:
     return f"record `data/results/{place}`"
 
 
-def chapter(see: str, chapters: list[str]) -> str:
+def chapter(see: str) -> str:
     """Address of "name" or "name#tag of a cell", the notebook of that name, whatever its number.
 
     Raises ValueError for one that does not exist.
     """
     name, _, tag = see.partition("#")
+    chapters = [path.stem for path in notebooks()]
     found = [stem for stem in chapters if stem.partition("_")[2] == name]
     if len(found) != 1:
         raise ValueError(f"The ledger of claims points to the chapter {name!r}; there are {', '.join(chapters)}.")

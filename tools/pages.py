@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 
 import benchmark_tables
+import claims_page
 from project import ROOT, Failure, notebooks, read_yaml
 from rlnlib import weight_files
 from rlnlib.book import benchmarks, claims
@@ -22,7 +23,7 @@ MADE = "_made"
 
 def make(book: Path, copies: list[Path]) -> None:
     """Write the generated part of each page of the folder ``book``; ``copies`` are the executed notebooks."""
-    ledger = claims.ledger(ROOT / "book" / "claims.yml", copies)
+    ledger = claims.ledger(ROOT / "book" / "claims.yml", copies, claims.record_files())
     (book / MADE).mkdir(exist_ok=True)
     for name, maker in MAKERS.items():
         (book / MADE / f"{name}.md").write_text(maker(ledger), encoding="utf-8")
@@ -34,36 +35,6 @@ def benchmark_page(_=None) -> str:
     if faults := [fault for name, record in found.items() for fault in benchmark_tables.faults(name, record)]:
         raise Failure("\n".join(faults))
     return benchmark_tables.page(found)
-
-
-def claims_page(ledger: list[claims.Entry]) -> str:
-    """The ledger of the paper's claims: what was published, what we measured, and the derived status."""
-    counts = ", ".join(f"{sum(e.status == s for e in ledger)} {s}" for s in claims.STATUSES)
-    return f"Of {len(ledger)} claims: {counts}.\n\n{claims_table(ledger)}"
-
-
-def differing_claims(ledger: list[claims.Entry]) -> str:
-    """The claims that we measured otherwise than the paper."""
-    differing = [entry for entry in ledger if entry.status in ("differs", "not reproduced")]
-    return claims_table(differing) if differing else "None of those measured so far.\n"
-
-
-def claims_table(entries: list[claims.Entry]) -> str:
-    """Claims as a table: the paper's value, ours and on what it was measured, a link to the cell, the status."""
-    text = "| claim | paper | ours | measured on | status |\n|---|---|---|---|---|\n"
-
-    def shown(value, unit: str) -> str:
-        return ("holds" if value else "does not hold") if isinstance(value, bool) else f"{value:,g} {unit}"
-
-    for entry in entries:
-        ours = "" if entry.value is None else shown(entry.value, entry.unit)
-        if entry.where:
-            notebook, tag = entry.where
-            ours += f' (<a href="../notebooks/{notebook}.html#cell-{tag}">cell</a>)'
-        claim = f"{entry.quote} (section {entry.section})"
-        published = shown(entry.published, entry.unit)
-        text += f"| {claim} | {published} | {ours} | {entry.conditions} | {entry.status} |\n"
-    return text
 
 
 def parameter_page(_=None) -> str:
@@ -164,8 +135,8 @@ def parameters(entry: dict) -> int:
 #: Page -> what makes its generated part from the ledger.
 MAKERS = {
     "benchmarks": benchmark_page,
-    "claims": claims_page,
-    "differences": differing_claims,
+    "claims": claims_page.page,
+    "differences": claims_page.otherwise,
     "model_card": model_cards,
     "parameters": parameter_page,
 }

@@ -14,7 +14,6 @@ import yaml
 
 import pages
 from project import BUILD, ROOT, Failure, contents, notebooks, repository
-from rlnlib.book import claims
 from run import add_address
 
 #: Jupyter Book writes this twice although it is switched off, which is an error in the browser.
@@ -66,11 +65,13 @@ def stage_sources(stage: Path, copies: Path) -> None:
 
 
 def add_anchors(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Put a place to link to before each cell that measures a claim."""
-    cells = []
+    """Put a place to link to before each code cell whose first tag no cell before it has."""
+    cells, known = [], set()
     for cell in notebook.cells:
-        if any(claims.MEDIA_TYPE in output.get("data", {}) for output in cell.get("outputs", [])):
-            cells.append(nbformat.v4.new_markdown_cell(f'<a id="cell-{cell.metadata.tags[0]}"></a>'))
+        tag = next(iter(cell.metadata.get("tags", [])), None)
+        if cell.cell_type == "code" and tag and tag not in known:
+            known.add(tag)
+            cells.append(nbformat.v4.new_markdown_cell(f'<a id="cell-{tag}"></a>'))
         cells.append(cell)
     notebook.cells = cells
     return notebook

@@ -15,12 +15,13 @@ import pytest
 import tifffile
 import torch
 
+import claims_page
 import pages
 import project
 import rlnlib
 import sphinx_equations as equations
 from rlnlib import elasticity, green, lippmann_schwinger, microstructure, networks, rln
-from rlnlib.book import notebook
+from rlnlib.book import claims, notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = project.notebooks()
@@ -138,15 +139,15 @@ def test_each_generated_part_is_included_by_the_page_of_its_name():
 def test_the_ledger_of_claims_points_to_cells_that_exist():
     tags = {
         path.stem: {tag for cell in nbformat.read(path, as_version=4).cells for tag in cell.metadata.get("tags", [])}
-        for path in build.notebooks()
+        for path in project.notebooks()
     }
-    pointed = [entry.see for entry in build.ledger(ROOT / "notebooks") if entry.see]
+    pointed = [entry.see for entry in claims.load_claims(ROOT / "book" / "claims.yml") if entry.see]
     assert len(pointed) >= 20
     for see in pointed:
-        page, _, tag = claims_page.chapter(see, list(tags)).partition(".html")
+        page, _, tag = claims_page.chapter(see).partition(".html")
         assert not tag or tag.removeprefix("#cell-") in tags[page], see
     with pytest.raises(ValueError, match="points to the chapter"):
-        claims_page.chapter("no_such_chapter", list(tags))
+        claims_page.chapter("no_such_chapter")
 
 
 def test_what_is_cited_is_in_the_bibliography_and_what_is_in_it_is_cited():

@@ -131,6 +131,4 @@ def test_shapes_have_both_phases_and_differ():
 
 
 def test_seconds_are_compared_by_their_medians_and_extremes():
-    ours = {"seconds_a_cell": [2.0], "least": [1.0], "most": [3.0]}
-    theirs = {"seconds_a_cell": [1.0], "least": [0.5], "most": [2.0]}
-    assert statements_of_records.over(ours, -1, theirs, -1) == (2.0, 0.5, 6.0)
+    assert statements_of_records.over([2.0, 1.0, 3.0], [1.0, 0.5, 2.0]) == (2.0, 0.5, 6.0)
