@@ -15,7 +15,7 @@ import torch
 
 import common
 import rlnlib
-from rlnlib import elasticity, green, provenance
+from rlnlib import discretizations, elasticity, provenance
 from rlnlib.provenance import significant
 
 QUESTION = "Cells solved a second, against SciPy's sparse solvers with the same elements"
@@ -24,8 +24,8 @@ QUESTION = "Cells solved a second, against SciPy's sparse solvers with the same 
 def scipy_strain(stiff, contrast, rtol, direct):
     """Strain of one cell, (6, N, N, N)."""
     size = stiff.shape[0]
-    stiffness = green.element_stiffness("bbar", elasticity.isotropic_stiffness(1.0, 0.3)).numpy()
-    mean = green.element_gradient("bbar").mean(0).flatten(1).numpy()  # (6, 24): component-major, corners x y z
+    stiffness = discretizations.BBar.element_stiffness(elasticity.isotropic_stiffness(1.0, 0.3)).numpy()
+    mean = discretizations.BBar.element_gradient().mean(0).flatten(1).numpy()  # (6, 24): component-major, corners x y z
     grid = np.arange(size**3).reshape(stiff.shape)
     corners = [np.roll(grid, [-(c >> 2 & 1), -(c >> 1 & 1), -(c & 1)], (0, 1, 2)).ravel() for c in range(8)]
     freedoms = np.stack([3 * corners[c] + i for i in range(3) for c in range(8)])  # (24, voxels)

@@ -103,14 +103,12 @@ def iteration_parts(cells, contrast, repeats=30):
 
     from rlnlib import green, voxel_fe
     from rlnlib.fast import loops
+    from rlnlib.problem import cell_problem
 
-    labels = torch.from_numpy(cells[:4]).long()
-    operator = green.GreenOperator(labels.shape[1:], "hex8")
-    load = torch.eye(6, dtype=torch.float64)[:1].expand(len(labels), 6)
-    problem = voxel_fe.VoxelProblem.from_labels(labels, [(1.0, 0.3), (contrast, 0.3)], load, operator)
-    problem = problem.to(torch.float32)
+    cell = cell_problem(cells[:4].astype(int), contrast)
+    problem = voxel_fe.VoxelProblem(cell, green.GreenOperator(cell.shape, "hex8")).to(torch.float32)
     u, residual, direction, image = (torch.rand_like(problem.rhs) for _ in range(4))
-    step = torch.full((len(labels),), 1e-9)
+    step = torch.full((len(cell),), 1e-9)
     square = torch.rand(1024, 1024)
 
     def seconds(function):
@@ -131,13 +129,13 @@ def iteration_parts(cells, contrast, repeats=30):
     torch.set_num_threads(1)
     per_voxel = {
         "K u": seconds(lambda: problem.apply(u)),
-        "two transforms": 2 * seconds(lambda: problem.operator._hartley(residual)),
-        "product by frequency": seconds(lambda: problem.operator._solve_by_frequency(residual)),
+        "two transforms": 2 * seconds(lambda: problem.operator.transform.forward(residual)),
+        "product by frequency": seconds(lambda: loops.times_by_frequency(problem.operator.inverse, residual)),
         "scalar products and updates": seconds(updates),
     }
     peak = 2 * len(square) ** 3 / seconds(lambda: square @ square)
     torch.set_num_threads(threads)
-    parts = {name: 1e9 * value / labels.numel() for name, value in per_voxel.items()}
+    parts = {name: 1e9 * value / cell.labels.numel() for name, value in per_voxel.items()}
     flops = 2 * 3 * 2 * sum(cells.shape[1:])  # two transforms of three components, 2 N along each axis
     return parts | {"two transforms, at the rate of a large matrix product": 1e9 * flops / peak}
 
@@ -147,7 +145,7 @@ def main():
 
     import common
     import rlnlib  # here, since the processes of muGrid import this file, too
-    from rlnlib import green, provenance
+    from rlnlib import discretizations, provenance
 
     cores = len(os.sched_getaffinity(0))
     options = provenance.parse(__doc__, cells=16, size=31, contrast=50.0, rtol=1e-6, repeats=3, cores=cores)
@@ -167,8 +165,8 @@ def main():
                     seconds[name].append(value)
                 print({name: round(value, 2) for name, value in times.items()}, flush=True)
         # muGrid's displacement through our element's mean gradient.
-        mean = green.element_gradient("hex8").mean(0).flatten(1)
-        theirs = green.from_corners(mean, torch.from_numpy(u).double())[:, 0] + 1
+        mean = discretizations.Hex8.element_gradient().mean(0).flatten(1)
+        theirs = discretizations.from_corners(mean, torch.from_numpy(u).double())[:, 0] + 1
         parts = iteration_parts(cells, options.contrast)
     pairs = [("rlnlib", name) for name in seconds if name != "rlnlib"]
     result = {

@@ -20,8 +20,7 @@ import torch
 
 import common
 import rlnlib
-from rlnlib import lippmann_schwinger, provenance, solvers, voxel_fe, weight_files
-from rlnlib.fast import heap
+from rlnlib import lippmann_schwinger, provenance, solvers, weight_files
 from rlnlib.provenance import significant
 from rlnlib.rln import KINDS
 
@@ -29,17 +28,6 @@ QUESTION = "Error against seconds a cell"
 NAMES = {"fixed_point": "fixed point", "gradient_descent": "gradient descent", "anderson": "Anderson"}
 
 
-def in_float64(stiff, contrast, iterations):
-    """As in `solve_strain`, but all in float64. -> strain_xx (B, N, N, N)."""
-    labels = torch.as_tensor(stiff).long()
-    operator = voxel_fe._kept_operator(labels.shape[1:])
-    load = torch.eye(6, dtype=torch.float64)[:1].expand(len(labels), 6)
-    problem = voxel_fe.VoxelProblem.from_labels(labels, [(1.0, 0.3), (contrast, 0.3)], load, operator)
-    u, _ = solvers.conjugate_gradient(problem, solvers.StoppingRule(1e-8, 0.0, iterations))
-    return problem.strain(u, load)[:, 0]
-
-
-@heap.kept()  # as in solve_strain
 def trajectory(name, stiff, contrast, dtype, steps):
     """Seconds to the iterates ``steps`` of a Lippmann-Schwinger scheme, set-up included, and strain_xx there."""
     started = time.perf_counter()
@@ -94,7 +82,9 @@ def main():
             ),
             ("conjugate gradients", "float64"): (
                 range(1, options.iterations + 1),
-                lambda k, c, contrast=contrast: in_float64(c, contrast, k),
+                lambda k, c, contrast=contrast: common.solve_roughly(
+                    c, contrast, k, options.device, dtype=torch.float64
+                ).strain[:, 0],
             ),
         }
         for kind, (model, origin) in networks_for(options.size, contrast).items():

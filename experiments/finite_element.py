@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 import rlnlib
-from rlnlib import green, provenance
+from rlnlib import discretizations, provenance
 
 
 def differences(cells, contrast: float, truth: torch.Tensor) -> dict[str, dict[str, float]]:
     """MASE (eq. 29, percent) and the largest difference of a voxel, by discretization."""
     found = {}
-    for name in green.DISCRETIZATIONS:
+    for name in discretizations.DISCRETIZATIONS:
         strain = rlnlib.solve_strain(cells, contrast, discretization=name).strain[:, 0]
         error = rlnlib.mase(strain, truth)
         found[name] = {

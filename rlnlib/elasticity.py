@@ -18,9 +18,55 @@ _SHEAR_WEIGHT = (1.0, 1.0, 1.0, SQRT2, SQRT2, SQRT2)
 
 
 def lame_parameters(young: float, poisson: float) -> tuple[float, float]:
-    """Lame's lambda and the shear modulus mu, in the unit of ``young``."""
+    """lambda = E nu / ((1 + nu)(1 - 2 nu)) and mu = E / (2 (1 + nu)), in the unit of ``young``.
+
+    Raises:
+        ValueError: For a modulus <= 0 or a Poisson ratio outside (-1, 0.5).
+    """
     young, poisson = _checks.positive("young", young), _checks.poisson_ratio(poisson)
     return young * poisson / ((1 + poisson) * (1 - 2 * poisson)), young / (2 * (1 + poisson))
+
+
+def lame_table(phases) -> torch.Tensor:
+    """Lame's lambda and mu of each phase.
+
+    Args:
+        phases: (young, poisson) of each phase.
+
+    Returns:
+        (P, 2) float64.
+    """
+    return torch.tensor([lame_parameters(*phase) for phase in phases], dtype=torch.float64)
+
+
+def lame_fields(moduli: torch.Tensor, units) -> tuple[torch.Tensor, torch.Tensor]:
+    """lambda and mu of sum_p modulus_p C_p by voxel.
+
+    Args:
+        moduli: (B, P, N1, N2, N3).
+        units: Lame parameters of each C_p.
+
+    Returns:
+        lambda and mu, each (B, 1, N1, N2, N3).
+    """
+    lam, mu = (sum(unit[i] * moduli[:, p : p + 1] for p, unit in enumerate(units)) for i in range(2))
+    return lam, mu
+
+
+def hooke(strain: torch.Tensor, lam, mu) -> torch.Tensor:
+    """sigma = C epsilon = lambda tr(epsilon) 1 + 2 mu epsilon, Hooke's law of an isotropic material (eq. 1).
+
+    Args:
+        strain: (..., 6, N1, N2, N3), Mandel.
+        lam: Lame's lambda: a number, or a field that broadcasts against the strain.
+        mu: Lame's mu, likewise.
+
+    Returns:
+        The stress, of the strain's shape, in the unit of the moduli.
+    """
+    stress = 2 * mu * strain
+    stress[..., :3, :, :, :] += lam * strain[..., :3, :, :, :].sum(-4, keepdim=True)
+    return stress
 
 
 def stiffness_from_lame(lam: float, mu: float) -> torch.Tensor:
@@ -31,10 +77,13 @@ def stiffness_from_lame(lam: float, mu: float) -> torch.Tensor:
 
 
 def isotropic_stiffness(young: float, poisson: float) -> torch.Tensor:
-    """Isotropic Hooke's law (eq. 1) as a matrix.
+    """C of Hooke's law (eq. 1) as a matrix.
 
-    Shape: -> (6, 6) float64, Mandel, in the unit of ``young``.
-    Raises ValueError for a modulus <= 0 or a Poisson ratio outside (-1, 0.5).
+    Returns:
+        (6, 6) float64, Mandel, in the unit of ``young``.
+
+    Raises:
+        ValueError: For a modulus <= 0 or a Poisson ratio outside (-1, 0.5).
     """
     return stiffness_from_lame(*lame_parameters(young, poisson))
 
@@ -62,18 +111,60 @@ def tensor_from_mandel(vector) -> torch.Tensor:
 
 def mandel_from_voigt(matrix) -> torch.Tensor:
     """Stiffness in Voigt notation (engineering shears) to Mandel. Shape: (..., 6, 6) -> (..., 6, 6)."""
-    matrix = torch.as_tensor(matrix)
-    if matrix.ndim < 2 or matrix.shape[-2:] != (6, 6):
-        raise ValueError(f"A stiffness must end in the shape (6, 6); this one has {tuple(matrix.shape)}.")
-    weight = torch.tensor(_SHEAR_WEIGHT, dtype=matrix.dtype, device=matrix.device)
+    matrix, weight = _stiffness(matrix)
     return matrix * weight[:, None] * weight
 
 
+def voigt_from_mandel(matrix) -> torch.Tensor:
+    """Stiffness in Mandel notation to Voigt's, for engineering shears 2 epsilon_23, 2 epsilon_13, 2 epsilon_12.
+
+    Shape: (..., 6, 6) -> (..., 6, 6), both in the order 11, 22, 33, 23, 13, 12.
+    """
+    matrix, weight = _stiffness(matrix)
+    return matrix / (weight[:, None] * weight)
+
+
+def engineering_constants(stiffness) -> dict[str, torch.Tensor]:
+    """Young's moduli, Poisson ratios and shear moduli along the axes, from the compliance S = C^-1.
+
+    Args:
+        stiffness: (..., 6, 6), Mandel, as :func:`rlnlib.effective_stiffness` returns it.
+
+    Returns:
+        "E1", "E2", "E3" = 1 / S_ii; "nu12", "nu21", ... = -S_ji / S_ii, the contraction along j under a stress along
+        i; "G23", "G13", "G12" = 1 / (2 S_kk) of the Mandel shears. Each (...), moduli in the unit of the stiffness.
+
+    Raises:
+        ValueError: For another shape, or a stiffness that is not positive definite.
+    """
+    matrix, _ = _stiffness(stiffness)
+    if not bool((torch.linalg.eigvalsh((matrix + matrix.mT) / 2) > 0).all()):
+        raise ValueError("The stiffness is not positive definite: it has no engineering constants.")
+    compliance = torch.linalg.inv(matrix)
+    constants = {f"E{i + 1}": 1 / compliance[..., i, i] for i in range(3)}
+    for i in range(3):
+        for j in range(3):
+            if i != j:
+                constants[f"nu{i + 1}{j + 1}"] = -compliance[..., j, i] / compliance[..., i, i]
+    for n, (i, j) in enumerate(MANDEL_PAIRS[3:], start=3):
+        constants[f"G{i + 1}{j + 1}"] = 1 / (2 * compliance[..., n, n])
+    return constants
+
+
+def _stiffness(matrix) -> tuple[torch.Tensor, torch.Tensor]:
+    matrix = torch.as_tensor(matrix)
+    if matrix.ndim < 2 or matrix.shape[-2:] != (6, 6):
+        raise ValueError(f"A stiffness must end in the shape (6, 6); this one has {tuple(matrix.shape)}.")
+    return matrix, torch.tensor(_SHEAR_WEIGHT, dtype=matrix.dtype, device=matrix.device)
+
+
 def midpoint_medium(phases) -> tuple[float, float]:
-    """(young, poisson) half-way between the extreme Lame parameters of the phases: of all reference media, the fixed
-    point converges best with this one, where the phases have one Poisson ratio."""
-    lame = torch.tensor([lame_parameters(*phase) for phase in phases], dtype=torch.float64)
-    lam, mu = ((lame.amin(0) + lame.amax(0)) / 2).tolist()
+    """(young, poisson) half-way between the extreme Lame parameters of the phases.
+
+    Of all reference media, the fixed point converges best with this one, where the phases have one Poisson ratio.
+    """
+    table = lame_table(phases)
+    lam, mu = ((table.amin(0) + table.amax(0)) / 2).tolist()
     return mu * (3 * lam + 2 * mu) / (lam + mu), lam / (2 * (lam + mu))
 
 
@@ -98,10 +189,10 @@ def hashin_shtrikman_bounds(phases, fractions) -> tuple[torch.Tensor, torch.Tens
 
     Shape: phases [(young, poisson), ...], (P,) -> lower (6, 6), upper (6, 6).
     """
-    lame = [lame_parameters(*phase) for phase in phases]
-    _, fractions = _mixture([stiffness_from_lame(*pair) for pair in lame], fractions)
-    shear = torch.tensor([mu for _, mu in lame], dtype=torch.float64)
-    bulk = torch.tensor([lam + 2 * mu / 3 for lam, mu in lame], dtype=torch.float64)
+    table = lame_table(phases)
+    _, fractions = _mixture([stiffness_from_lame(*pair) for pair in table.tolist()], fractions)
+    lam, shear = table.unbind(1)
+    bulk = lam + 2 * shear / 3
 
     def mixture(k, g):
         z_bulk, z_shear = 4 * g / 3, g * (9 * k + 8 * g) / (6 * (k + 2 * g))

@@ -1,7 +1,7 @@
-r"""y = y_R - G * B(y): governing equations in Lippmann-Schwinger form (eqs. 12 to 19).
+r"""y = y_R - G * B(y): governing equations in Lippmann-Schwinger form (section 2.2).
 
-A governing equation H(y) = 0 is split into L_a, linear and the same everywhere, and the rest B (eq. 13). The Green's
-function G of L_a turns it into y = Phi(y), which a field solves exactly if it solves H(y) = 0.
+A governing equation H(y) = 0 is split into L_a, linear and the same everywhere, and the rest B. The Green's function G
+of L_a turns it into y = Phi(y), which a field solves exactly if it solves H(y) = 0.
 
 Three of them: elasticity, y being the strain; heat conduction, y being the temperature gradient; and the scattering of
 a wave in one dimension, the problem the equation is named after. In the first two, L_a and B carry the sign of
@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from rlnlib import _checks, elasticity, green
+from rlnlib import _checks, discretizations, elasticity, problem
+from rlnlib.green import GreenOperator
+from rlnlib.problem import CellProblem
 
 Operator = Callable[[torch.Tensor], torch.Tensor]
 
@@ -27,14 +29,18 @@ def _itself(y: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class GoverningEquation:
-    """H(y) = L_a y + B(y) = 0 (eq. 13a), with what its Lippmann-Schwinger form needs.
+    """H(y) = L_a y + B(y) = 0, with what its Lippmann-Schwinger form needs.
 
-    ``reference`` is y_R with L_a y_R = 0; ``linear`` is L_a; ``green`` applies its Green's function, b -> G * b
-    (eq. 16); ``heterogeneous`` is B, which is linear in y for the equations of this module; ``transpose`` is the
-    adjoint of y -> G * B(y), needed by gradient descent alone; ``project`` takes a field to the nearest perturbation
-    that is admissible: one of zero mean, where the mean of y is prescribed.
+    Fields y and y_R have the shape (B, ..., N1, N2, N3).
 
-    Shape: y and y_R (B, ..., N1, N2, N3).
+    Attributes:
+        reference: y_R with L_a y_R = 0.
+        linear: L_a.
+        green: Applies its Green's function, b -> G * b, the solution of L_a y = b (eq. 14).
+        heterogeneous: B, which is linear in y for the equations of this module.
+        transpose: The adjoint of y -> G * B(y), needed by gradient descent alone.
+        project: Takes a field to the nearest perturbation that is admissible: one of zero mean, where the mean of y
+            is prescribed.
     """
 
     reference: torch.Tensor
@@ -46,19 +52,20 @@ class GoverningEquation:
     _last: tuple | None = field(default=None, init=False, repr=False)
 
     def governing(self, y: torch.Tensor) -> torch.Tensor:
-        """H(y) (eq. 13a)."""
-        return self.linear(y) + self.heterogeneous(y)
+        """H(y), zero for the solution (eq. 12)."""
+        return self.linear(y) + self.heterogeneous(y)  # eq. 13a
 
     def perturbation(self, y: torch.Tensor) -> torch.Tensor:
-        """-G * B(y): what the right-hand side of eq. 18 adds to y_R."""
+        """-G * B(y), which the right-hand side of the equation adds to y_R (for elasticity eq. 8)."""
         # The residual of an iterate and the step from it need the same; a change in place would be a new version.
         if self._last is None or self._last[0] is not y or self._last[1] != y._version:
-            self._last = (y, y._version, -self.green(self.heterogeneous(y)))
+            b = -self.heterogeneous(y)
+            self._last = (y, y._version, self.green(b))
         return self._last[2]
 
     def phi(self, y: torch.Tensor) -> torch.Tensor:
-        """Phi(y) = y_R - G * B(y) (eq. 19)."""
-        return self.reference + self.perturbation(y)
+        """Phi(y) = y_R - G * B(y) (eq. 19); y = Phi(y) is the Lippmann-Schwinger equation (eq. 18)."""
+        return self.reference + self.perturbation(y)  # eq. 17 with b = -B(y); for elasticity eq. 9
 
     def residual(self, y: torch.Tensor) -> torch.Tensor:
         """y - Phi(y), zero for the solution (eq. 20)."""
@@ -69,13 +76,13 @@ class GoverningEquation:
         return direction + self.green(self.heterogeneous(direction))
 
     def gradient(self, residual: torch.Tensor) -> torch.Tensor:
-        """(I + d/dy G * B)^T residual: the gradient of eq. 24 where ``residual = residual(y)``.
+        """(I + d/dy G * B)^T residual: the gradient of (y - Phi(y))^2 / 2 (eq. 24) for ``residual = residual(y)``.
 
-        Eq. 27 writes the first factor without the transpose that differentiation gives.
+        The paper writes the first factor without the transpose that differentiation gives.
         """
         if self.transpose is None:
             raise ValueError("This equation has no transpose, which its gradient needs: pass transpose=...")
-        return residual + self.transpose(residual)
+        return residual + self.transpose(residual)  # the two factors of eq. 27
 
 
 def elastic_equation(
@@ -88,71 +95,74 @@ def elastic_equation(
     reference: tuple[float, float] | None = None,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
+    spacing=(1, 1, 1),
 ) -> GoverningEquation:
-    """Elastic equilibrium (eqs. 3 and 11): y is the strain at the integration points.
+    """Elastic equilibrium, y = y_R - Gamma^0 * (C' y): y is the strain at the integration points.
 
-    ``reference`` is (young, poisson) of C^R, by default :func:`rlnlib.elasticity.midpoint_medium`. The other arguments
-    are those of :func:`rlnlib.solve_strain`.
+    Args:
+        stiff: As for :func:`rlnlib.solve_strain`, and so the arguments below that are not listed.
+        reference: (young, poisson) of C^R, by default :func:`rlnlib.elasticity.midpoint_medium`.
+        dtype: Precision.
 
-    Shape: y (B, G, 6, N1, N2, N3), Mandel; L_a y and B(y) are nodal forces (B, 3, N1, N2, N3).
-    Raises ValueError as :func:`rlnlib.solve_strain` does, and for a reference that is no pair.
+    Returns:
+        The equation for y (B, G, 6, N1, N2, N3), Mandel; L_a y and B(y) are nodal forces (B, 3, N1, N2, N3).
+
+    Raises:
+        ValueError: As :func:`rlnlib.solve_strain` does, and for a reference that is no pair.
     """
-    phases = _checks.as_phases(contrast, poisson, phases)
-    labels = _checks.as_labels(stiff, len(phases))
-    labels = labels.to(device or labels.device)
-    strain = _checks.mandel_vector("macroscopic_strain", macroscopic_strain, batch=len(labels)).to(labels.device)
-    if reference is None:
-        reference = elasticity.midpoint_medium(phases)
-    elif len(reference) != 2:
-        raise ValueError(f"reference must be (young, poisson) of the reference medium; it is {reference!r}.")
-    operator = green.GreenOperator(labels.shape[1:], discretization, *reference, dtype=dtype, device=labels.device)
-    return from_green_operator(operator, labels, phases, strain)
+    cell = problem.cell_problem(stiff, contrast, poisson, macroscopic_strain, phases, spacing, device)
+    medium = elasticity.midpoint_medium(cell.phases) if reference is None else problem.as_medium(reference)
+    operator = GreenOperator(cell.shape, discretization, *medium, dtype, cell.labels.device, cell.spacing)
+    return from_green_operator(cell, operator)
 
 
-def from_green_operator(operator: green.GreenOperator, labels, phases, macroscopic_strain) -> GoverningEquation:
-    """Elastic equilibrium with the reference medium and the grid of ``operator``.
-
-    Shape: labels (B, N1, N2, N3) int64, macroscopic_strain (B, 6) float64.
-    """
-    table = torch.tensor([elasticity.lame_parameters(*phase) for phase in phases], dtype=torch.float64)
-    excess = (table - torch.tensor(operator.lame, dtype=torch.float64)).to(labels.device, operator.dtype)
-    lam, mu = excess[labels][:, None].unbind(-1)  # of C' = C - C^R; (B, 1, N1, N2, N3)
-    uniform = macroscopic_strain.to(operator.dtype).view(-1, 1, 6, 1, 1, 1)
+def from_green_operator(cell: CellProblem, operator: GreenOperator) -> GoverningEquation:
+    """Elastic equilibrium of a cell problem, with the grid and the reference medium C^R of ``operator``."""
+    lam_r, mu_r = operator.lame
+    lam, mu = ((field - of_r).to(operator.dtype) for field, of_r in zip(cell.lame(), operator.lame, strict=True))
+    lam, mu = lam[:, None], mu[:, None]  # of C' = C - C^R, (B, 1, 1, N1, N2, N3)
+    uniform = cell.macroscopic_strain.to(operator.dtype).view(-1, 1, 6, 1, 1, 1)
 
     def polarization(y):
-        """C' y, that is the sum over the phases of C^h' (m^h y)."""
-        return _hooke(y, lam, mu)
+        """C' y = sum_h (C^h - C^R) m^h y; Gamma^0 of it is the sum over h of Gamma^h * (m^h y) (eq. 23)."""
+        return elasticity.hooke(y, lam, mu)
 
     return GoverningEquation(
         reference=uniform.expand(-1, operator.integration_points, -1, *operator.shape).contiguous(),
-        linear=lambda y: operator.divergence(_hooke(y, *operator.lame)),  # div (C^R y), eq. 4
-        green=lambda b: operator.gradient(operator.displacement(b)),
-        heterogeneous=lambda y: operator.divergence(polarization(y)),  # div (C' y), eq. 3
+        linear=lambda y: operator.divergence(elasticity.hooke(y, lam_r, mu_r)),  # L y = div (C^R y) (eq. 4)
+        green=lambda b: operator.gradient(operator.displacement(b)),  # the y' of L y' = b (eq. 6)
+        heterogeneous=lambda y: operator.divergence(polarization(y)),  # div (C' y), minus the right-hand side of eq. 3
         # G * B = Gamma^0 C', and Gamma^0 and C' are their own adjoints.
         transpose=lambda r: polarization(operator(r)),
         project=lambda y: y - y.mean((1, 3, 4, 5), keepdim=True),
     )
 
 
-def green_kernel(operator: green.GreenOperator) -> torch.Tensor:
+def green_kernel(operator: GreenOperator) -> torch.Tensor:
     """The kernel of Gamma^0 (the G-hat of eq. 10) on the grid: strain around a unit stress in the voxel at the origin.
 
     The mean over the integration points, for a stress that is the same at all of them. With one integration point
     (``continuous``, ``rotated``) the circular convolution with it is the operator.
 
-    Shape: -> (6, 6, N1, N2, N3): strain component, stress component.
+    Returns:
+        (6, 6, N1, N2, N3): strain component, stress component.
     """
     points = operator.integration_points
-    impulse = torch.zeros(6, points, 6, *operator.shape, dtype=operator.dtype, device=operator._inverse.device)
+    impulse = torch.zeros(6, points, 6, *operator.shape, dtype=operator.dtype, device=operator.device)
     for n in range(6):
         impulse[n, :, n, 0, 0, 0] = 1
     return operator(impulse).mean(1).movedim(0, 1)
 
 
-def phase_kernels(operator: green.GreenOperator, phases: list[tuple[float, float]]) -> torch.Tensor:
+def phase_kernels(operator: GreenOperator, phases: list[tuple[float, float]]) -> torch.Tensor:
     """Gamma^h = G-hat (C^h - C^R), the stencils of eq. 11, one for each phase.
 
-    Shape: -> (P, 6, 6, N1, N2, N3).
+    Args:
+        operator: Gamma^0 of C^R.
+        phases: (young, poisson) of each phase.
+
+    Returns:
+        (P, 6, 6, N1, N2, N3).
     """
     reference = elasticity.stiffness_from_lame(*operator.lame)
     excess = torch.stack([elasticity.isotropic_stiffness(*phase) - reference for phase in phases])
@@ -179,11 +189,18 @@ def conduction_equation(
 ) -> GoverningEquation:
     """Heat conduction, div (k y) = 0 for the temperature gradient y, in the rotated discretization of the elastic one.
 
-    ``conductivities`` are those of the labels 0, 1, ...; ``reference`` is that of the reference medium, by default the
-    middle between the extreme ones.
+    Args:
+        labels: (B, N1, N2, N3).
+        conductivities: Those of the labels 0, 1, ...
+        mean_gradient: Mean of y.
+        reference: Conductivity of the reference medium, by default the middle between the extreme ones.
+        dtype: Precision.
 
-    Shape: labels (B, N1, N2, N3); y (B, 3, N1, N2, N3).
-    Raises ValueError for labels without a conductivity, or a conductivity that is not positive.
+    Returns:
+        The equation for y (B, 3, N1, N2, N3).
+
+    Raises:
+        ValueError: For labels without a conductivity, or a conductivity that is not positive.
     """
     values = [_checks.positive("a conductivity", value) for value in conductivities]
     labels = _checks.as_labels(labels, len(values), name="labels")
@@ -193,10 +210,8 @@ def conduction_equation(
         raise ValueError(f"mean_gradient must be three finite numbers; it is {mean_gradient!r}.")
     shape, axes = labels.shape[1:], (-3, -2, -1)
     excess = (torch.tensor(values, dtype=dtype) - base).to(labels.device)[labels][:, None]
-    turns = [torch.exp(1j * angle) for angle in green._frequencies(shape)]
-    symbol = torch.stack(  # of d/dx_j at the voxel's centre: difference along j, mean along the others
-        [(turns[j] - 1) * (turns[j - 1] + 1) * (turns[j - 2] + 1) / 4 for j in range(3)]
-    ).to(labels.device, torch.complex128 if dtype == torch.float64 else torch.complex64)
+    kind = torch.complex128 if dtype == torch.float64 else torch.complex64
+    symbol = discretizations.centred_derivatives(shape).to(labels.device, kind)  # (3, F...)
     square = symbol.abs().square().sum(0)
     inverse = torch.where(square > 1e-12, 1 / square.clamp(min=1e-12), 0) / base
 
@@ -230,8 +245,16 @@ def scattering_equation(potential, wavenumber: float, spacing: float) -> Governi
     ``exp(i q |x - s|) h / (2 i sin q h)`` with 2 cos q h = 2 - k^2 h^2, so L_a G = delta holds exactly on the grid;
     both tend to those of the continuum with h^2.
 
-    Shape: potential (B, N) -> y (B, 2, N, 1, 1): real and imaginary part.
-    Raises ValueError for a potential of another shape, or a grid too coarse for the wave (k h >= 2).
+    Args:
+        potential: V at the points of the grid, (B, N).
+        wavenumber: k.
+        spacing: h.
+
+    Returns:
+        The equation for y (B, 2, N, 1, 1): real and imaginary part.
+
+    Raises:
+        ValueError: For a potential of another shape, or a grid too coarse for the wave (k h >= 2).
     """
     values = torch.as_tensor(potential, dtype=torch.float64)
     if values.ndim != 2 or values.numel() == 0 or not bool(torch.isfinite(values).all()):
@@ -242,6 +265,7 @@ def scattering_equation(potential, wavenumber: float, spacing: float) -> Governi
     phase = math.acos(1 - (k * h) ** 2 / 2)  # q h
     position = torch.arange(values.shape[1], dtype=torch.float64)
     incoming = torch.exp(1j * phase * position)
+    # G(x, s) with L_a G = delta (eq. 15), times the length h of the sum's steps; (N, N).
     kernel = torch.exp(1j * phase * (position[:, None] - position).abs()) * h / (2j * math.sin(phase)) * h
     reference = _as_real(incoming.expand(len(values), -1))
 
@@ -252,7 +276,7 @@ def scattering_equation(potential, wavenumber: float, spacing: float) -> Governi
         return _as_real((padded[:, 2:] - 2 * scattered + padded[:, :-2]) / h**2 + k**2 * scattered)
 
     def apply_green(b):
-        return _as_real(_as_complex(b) @ kernel)
+        return _as_real(_as_complex(b) @ kernel)  # sum over s of G(x, s) b(s) (eq. 16)
 
     def heterogeneous(y):
         return -values[:, None, :, None, None] * y
@@ -264,15 +288,6 @@ def scattering_equation(potential, wavenumber: float, spacing: float) -> Governi
         heterogeneous=heterogeneous,
         transpose=lambda r: heterogeneous(_as_real(_as_complex(r) @ kernel.conj())),  # kernel is symmetric
     )
-
-
-def _hooke(y: torch.Tensor, lam, mu) -> torch.Tensor:
-    """C y for an isotropic C. Shape: (B, G, 6, N...) -> the same."""
-    if isinstance(mu, torch.Tensor):
-        lam, mu = lam[:, None], mu[:, None]
-    stress = 2 * mu * y
-    stress[:, :, :3] += lam * y[:, :, :3].sum(2, keepdim=True)
-    return stress
 
 
 def _as_complex(y: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
-r"""Iterations for K u = f and for y = Phi(y) on a batch of cells, and what they return.
+r"""y_i = y_R + f_i(y_{i-1}): iterations for y = Phi(y) on a batch of cells, and what every solver returns.
 
-Each cell stops by itself, when ``||f - K u|| <= max(rtol * ||f||, atol)`` for the residual recomputed from u; for
-y = Phi(y) the residual is y - Phi(y), and that of y_R takes the place of f.
+Each cell stops by itself, when ``||residual|| <= max(rtol * ||rhs||, atol)``; for y = Phi(y) the residual is
+y - Phi(y), and that of y_R takes the place of the right-hand side.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from typing import Protocol
 
 import torch
 
-from rlnlib import _checks, fast
-
-#: Fall of the residual after which it is recomputed. In float32 the carried residual is wrong by some 1e-6 of the
-#: last recomputed one (measured at contrast 50), so 1e-4 leaves two digits to spare.
-REPLACE_AT = 1e-4
+from rlnlib import _checks
 
 
 def recurrence(proximals, reference: torch.Tensor, history: int = 0) -> Iterator[torch.Tensor]:
     """The loop of Fig. 2a, y_i = y_R + f_i(y_{i-1}, y_{i-2}, ...; m) (eq. 22), from y_0 = y_R.
 
-    ``proximals`` are the f_i, one for each pass: functions of a list of ``1 + history`` iterates, newest first
-    (zeros before there are so many), that know the microstructure. Fixed-point and gradient schemes differ from
-    the learned ones only in f_i.
+    Fixed-point and gradient schemes differ from the learned ones only in f_i.
 
-    Shape: every field like ``reference``; yields y_1, y_2, ...
+    Args:
+        proximals: The f_i, one for each pass: functions of a list of ``1 + history`` iterates, newest first (zeros
+            before there are so many), that know the microstructure.
+        reference: y_R.
+        history: How many iterates f_i sees beside the newest.
+
+    Yields:
+        y_1, y_2, ..., each like ``reference``.
     """
     past = [reference] + [torch.zeros_like(reference)] * history
     for proximal in proximals:
@@ -39,11 +40,22 @@ def recurrence(proximals, reference: torch.Tensor, history: int = 0) -> Iterator
 
 @dataclass(frozen=True)
 class StoppingRule:
-    """``||residual|| <= max(rtol * ||rhs||, atol)`` for each cell, after at most ``max_iterations``."""
+    """``||residual|| <= max(rtol * ||rhs||, atol)`` for each cell, after at most ``max_iterations``.
+
+    Attributes:
+        rtol: Relative tolerance.
+        atol: Absolute tolerance.
+        max_iterations: The most iterations.
+        unit: The unit of the norms, in that of ``atol``: a number, or (B,).
+
+    Raises:
+        ValueError: For negative tolerances, both 0, or no iteration.
+    """
 
     rtol: float = 1e-8
     atol: float = 0.0
     max_iterations: int = 2000
+    unit: float | torch.Tensor = 1.0
 
     def __post_init__(self):
         for name in ("rtol", "atol"):
@@ -55,22 +67,32 @@ class StoppingRule:
         _checks.positive_integer("max_iterations", self.max_iterations)
 
     def threshold(self, rhs_norm: torch.Tensor) -> torch.Tensor:
-        return torch.clamp(self.rtol * rhs_norm, min=self.atol)
+        """The norm of the residual at which a cell is done. Shape: (B,) -> (B,)."""
+        return torch.maximum(self.rtol * rhs_norm, torch.as_tensor(self.atol / self.unit).to(rhs_norm))
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Fields and statistics of a batch of cells; the mean over the integration points of each voxel.
+    """Fields and statistics of a batch of cells.
 
-    Shape: ``strain`` and ``stress`` (B, 6, N1, N2, N3), Mandel; ``effective_stress`` (B, 6), the volume mean;
-    ``converged`` (B,) bool; ``iterations`` (B,) int; ``residuals`` (B, I + 1), ||residual|| / ||rhs|| before each
-    iteration and after the last, NaN once a cell has stopped; ``residual`` (B,), the same recomputed at the end.
-    Strains have the unit of the macroscopic strain; stresses that times the unit of the moduli.
+    Attributes:
+        strain: Mean over the integration points of each voxel, (B, 6, N1, N2, N3), Mandel, in the unit of the
+            macroscopic strain.
+        stress: The same of the stress, in that unit times the unit of the moduli.
+        effective_stress: Volume mean of the stress, (B, 6).
+        displacement: Its periodic part, of zero mean, at the corner of each voxel that is nearest to the origin,
+            (B, 3, N1, N2, N3), in the unit of the macroscopic strain times that of ``spacing``.
+        converged: (B,) bool.
+        iterations: (B,) int.
+        residuals: ||residual|| / ||rhs|| before each iteration and after the last, (B, I + 1), NaN once a cell has
+            stopped.
+        residual: The same recomputed at the end, (B,).
     """
 
     strain: torch.Tensor
     stress: torch.Tensor
     effective_stress: torch.Tensor
+    displacement: torch.Tensor
     converged: torch.Tensor
     iterations: torch.Tensor
     residuals: torch.Tensor
@@ -78,22 +100,8 @@ class Solution:
 
     def to(self, dtype: torch.dtype) -> Solution:
         """The same with its fields and effective stress in another precision."""
-        fields = {name: getattr(self, name).to(dtype) for name in ("strain", "stress", "effective_stress")}
-        return replace(self, **fields)
-
-
-class LinearProblem(Protocol):
-    """K u = f for a batch: what an iteration needs to know."""
-
-    rhs: torch.Tensor
-
-    def apply(self, u: torch.Tensor) -> torch.Tensor: ...
-
-    def precondition(self, residual: torch.Tensor) -> torch.Tensor: ...
-
-    def select(self, keep: torch.Tensor) -> LinearProblem: ...
-
-    def to(self, dtype: torch.dtype) -> LinearProblem: ...
+        names = ("strain", "stress", "effective_stress", "displacement")
+        return replace(self, **{name: getattr(self, name).to(dtype) for name in names})
 
 
 #: Told the number of each iteration, and the largest relative residual of the cells that still iterate.
@@ -124,83 +132,6 @@ def inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a * b).sum((-1, -2)).flatten(1).sum(1)
 
 
-def conjugate_gradient(
-    problem: LinearProblem,
-    stopping: StoppingRule,
-    work_dtype: torch.dtype | None = None,
-    watch: Watch | None = None,
-) -> tuple[torch.Tensor, Statistics]:
-    """Preconditioned conjugate gradients (Hestenes & Stiefel 1952) from u = 0.
-
-    The recurrences run in ``work_dtype``; u is summed, and the residual replaced by the recomputed one, in the
-    problem's own precision each time the residual has fallen by ``REPLACE_AT`` and before a cell is called done
-    (van der Vorst & Ye 2000). So float32 work gives float64 accuracy. A cell leaves the batch when it is done; one
-    whose recomputed residual no longer halves between two replacements has stalled, and stops unconverged.
-
-    Shape: -> u like ``problem.rhs``, statistics.
-    """
-    rhs_norm = norm(problem.rhs)
-    threshold = stopping.threshold(rhs_norm)
-    solution, true_norm = torch.zeros_like(problem.rhs), rhs_norm.clone()
-    iterations = torch.zeros(len(rhs_norm), dtype=torch.int64, device=rhs_norm.device)
-    history = [rhs_norm.clone()]
-    active = torch.nonzero(rhs_norm > threshold).flatten()  # u = 0 solves the others
-    if len(active):
-        work = problem.select(active).to(work_dtype or problem.rhs.dtype)
-        residual, u = work.rhs.clone(), torch.zeros_like(work.rhs)
-        direction = work.precondition(residual).clone()  # both are changed in place, and may be one for K_0 = 1
-        rz = _inner(residual, direction)
-    while len(active):
-        image = work.apply(direction)
-        size = _advance(u, residual, rz / _inner(direction, image), direction, image).to(rhs_norm)
-        iterations[active] += 1
-        history.append(torch.full_like(rhs_norm, torch.nan).index_copy(0, active, size))
-        if watch:
-            watch(len(history) - 1, float((size / rhs_norm[active]).max()))
-        spent = iterations[active] >= stopping.max_iterations
-        # Written so that a NaN, from a direction without energy, is due too.
-        due = ~(size > torch.maximum(threshold, REPLACE_AT * true_norm)[active]) | spent
-        if bool(due.any()):
-            cells, part = active[due], problem.select(active[due])
-            candidate = solution[cells] + u[due].to(solution)
-            exact = part.rhs - part.apply(candidate)
-            exact_norm = norm(exact)
-            better = exact_norm < true_norm[cells]
-            stalled = ~(exact_norm < 0.5 * true_norm[cells])
-            solution[cells] = torch.where(_over_cells(better, candidate), candidate, solution[cells])
-            true_norm[cells] = torch.where(better, exact_norm, true_norm[cells])
-            residual[due], u[due] = exact.to(residual), 0
-            going = torch.ones_like(due)
-            going[due] = (true_norm[cells] > threshold[cells]) & ~stalled & ~spent[due]
-            if not bool(going.all()):
-                keep = torch.nonzero(going).flatten()
-                active, work, rz = active[keep], work.select(keep), rz[keep]
-                u, residual, direction = u[keep], residual[keep], direction[keep]
-                if not len(active):
-                    break
-        z = work.precondition(residual)
-        rz_new = _inner(residual, z)
-        direction = direction.mul_(_over_cells(rz_new / rz, z)).add_(z)
-        rz = rz_new
-    scale = torch.where(rhs_norm > 0, rhs_norm, 1)
-    residuals = torch.stack(history, 1) / scale[:, None]
-    return solution, Statistics(true_norm <= threshold, iterations, residuals, true_norm / scale)
-
-
-def _inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """:func:`inner` of contiguous fields."""
-    return fast.loops.inner(a, b) if fast.use(a.device) else inner(a, b)
-
-
-def _advance(u, residual, step, direction, image) -> torch.Tensor:
-    """u += step direction, residual -= step image, in place; returns the residual's norm. Shape: step (B,) -> (B,)."""
-    if fast.use(u.device):
-        return fast.loops.advance(u, residual, step, direction, image)
-    u.addcmul_(_over_cells(step, u), direction)
-    residual.addcmul_(_over_cells(step, u), image, value=-1)
-    return norm(residual)
-
-
 class FixedPointEquation(Protocol):
     """y = Phi(y) for a batch; see :class:`rlnlib.lippmann_schwinger.GoverningEquation`."""
 
@@ -221,20 +152,28 @@ Proximal = Callable[[list[torch.Tensor]], torch.Tensor]
 
 
 def moulinec(equation: FixedPointEquation) -> Proximal:
-    """f^M(y) = -sum_h Gamma^h * (m^h y) (eq. 25), so that y_i = Phi(y_{i-1}) (Moulinec & Suquet 1998)."""
-    return lambda past: equation.perturbation(past[0])
+    """f^M(y) = -sum_h Gamma^h * (m^h y), so that y_i = Phi(y_{i-1}) (Moulinec & Suquet 1998)."""
+    return lambda past: equation.perturbation(past[0])  # eq. 25
 
 
 def gradient_descent(equation: FixedPointEquation, step="line_search", direction: str = "gradient") -> Proximal:
-    """f^G(y) = y - y_R - gamma d, with d the gradient of half the squared residual (eqs. 26 to 28).
+    """f^G(y) = y - y_R - gamma d, with d the gradient of half the squared residual.
 
-    ``step`` is gamma itself, "line_search" (the gamma with the smallest residual) or "barzilai_borwein" (from the
-    last two iterates, 1988; the first step by line search). ``direction`` "residual" takes d = y - Phi(y) instead,
-    which does not square the condition number; with it a step of 1 is Moulinec's scheme.
+    A gradient has a mean where y may not have one: ``equation.project`` takes it off. Use each f for one run, since
+    the Barzilai-Borwein step remembers the last iterate.
 
-    A gradient has a mean where y may not have one, which :meth:`project` takes off. Use each f for one run: the
-    Barzilai-Borwein step remembers the last iterate.
-    Raises ValueError for another name, or a step that is not positive.
+    Args:
+        equation: y = Phi(y).
+        step: gamma itself, "line_search" (the gamma with the smallest residual) or "barzilai_borwein" (from the last
+            two iterates, 1988; the first step by line search).
+        direction: "gradient", or "residual" for d = y - Phi(y), which does not square the condition number; with it a
+            step of 1 is Moulinec's scheme.
+
+    Returns:
+        f, for :func:`recurrence` and :func:`iterate`.
+
+    Raises:
+        ValueError: For another name, or a step that is not positive.
     """
     if isinstance(step, str):
         _checks.one_of("step", step, ("line_search", "barzilai_borwein"))
@@ -246,9 +185,10 @@ def gradient_descent(equation: FixedPointEquation, step="line_search", direction
     def descend(past):
         y = past[0]
         residual = equation.residual(y)
+        # d is affine in y: y - y_R - gamma d = (1 - gamma) (y - y_R) + gamma H y + lambda y_R (eq. 28).
         d = equation.project(equation.gradient(residual)) if direction == "gradient" else residual
         if not isinstance(step, str):
-            return y - equation.reference - step * d
+            return y - equation.reference - step * d  # eq. 26
         if step == "line_search" or not last:
             image = equation.linearized(d)
             gamma = _ratio(inner(residual, image), inner(image, image))
@@ -256,7 +196,7 @@ def gradient_descent(equation: FixedPointEquation, step="line_search", direction
             s = y - last["y"]
             gamma = _ratio(inner(s, s), inner(s, d - last["d"]))
         last.update(y=y, d=d)
-        return y - equation.reference - _over_cells(gamma, y) * d
+        return y - equation.reference - over_cells(gamma, y) * d
 
     return descend
 
@@ -264,7 +204,10 @@ def gradient_descent(equation: FixedPointEquation, step="line_search", direction
 def anderson(equation: FixedPointEquation, depth: int = 5) -> Proximal:
     """Moulinec's f, mixed over the last ``depth`` steps so that the residual is smallest (Anderson 1965).
 
-    Use each f for one run: it remembers those steps. Raises ValueError for a depth below 1.
+    Use each f for one run: it remembers those steps.
+
+    Raises:
+        ValueError: For a depth below 1.
     """
     depth = _checks.positive_integer("depth", depth)
     images: list[torch.Tensor] = []
@@ -284,7 +227,7 @@ def anderson(equation: FixedPointEquation, depth: int = 5) -> Proximal:
             inverse = torch.linalg.pinv(scaled, rtol=1e-12, hermitian=True)
             weights = scale * (inverse @ (scale * slope)[..., None])[..., 0]
             for n, (old, new) in enumerate(itertools.pairwise(images)):
-                mixed = mixed - _over_cells(weights[:, n], mixed) * (new - old)
+                mixed = mixed - over_cells(weights[:, n], mixed) * (new - old)
         return mixed
 
     return mix
@@ -311,9 +254,16 @@ def iterate(
 
     A cell that has converged, or diverged, keeps its best iterate and is left out of account while the others go on.
 
-    Shape: -> y like ``equation.reference``, statistics.
+    Args:
+        equation: y = Phi(y).
+        proximal: f, see :func:`moulinec`, :func:`gradient_descent` and :func:`anderson`.
+        stopping: When a cell is done.
+        watch: Told the number of each iteration and the largest relative residual.
+
+    Returns:
+        y like ``equation.reference``, and the statistics.
     """
-    best = equation.reference
+    best = equation.reference  # F(y_0; m) = y (eq. 21) starts from y_0 = y_R
     first = norm(equation.residual(best))
     threshold = torch.maximum(stopping.threshold(first), _ROUNDING[best.dtype] * norm(best))
     least, history = first.clone(), [first]
@@ -328,7 +278,7 @@ def iterate(
             if watch:
                 watch(len(history) - 1, float((size / first)[active].max()))
             better = active & (size < least)
-            best, least = torch.where(_over_cells(better, y), y, best), torch.where(better, size, least)
+            best, least = torch.where(over_cells(better, y), y, best), torch.where(better, size, least)
             active = active & (size > threshold) & (size < _DIVERGED * first)
             if not bool(active.any()):
                 break
@@ -342,7 +292,8 @@ def _ratio(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.where(b > 0, a / torch.where(b > 0, b, 1), 0)
 
 
-def _over_cells(value: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
+def over_cells(value: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
+    """One value for each cell, shaped to multiply a field. Shape: (B,), (B, ...) -> (B, 1, ...)."""
     return value.view(-1, *(1,) * (field.ndim - 1))
 
 
@@ -370,7 +321,8 @@ def warn_of_failures(solution: Solution, stopping: StoppingRule) -> None:
             f"{len(failed)} of {len(solution.converged)} cells did not reach rtol={stopping.rtol:g}, "
             f"atol={stopping.atol:g}: cell {shown}{', ...' if len(failed) > 5 else ''}. Their best iterates are "
             f"returned. Where all {stopping.max_iterations} iterations were spent, raise max_iterations; else "
-            f"loosen rtol, or, with a solver on the Lippmann-Schwinger equation, choose a stiffer reference.",
+            f"loosen rtol, take dtype='mixed' in place of torch.float32, or, with a solver on the Lippmann-Schwinger "
+            f"equation, choose a stiffer reference.",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -1,108 +1,120 @@
 r"""K u = f with K = sum_e B_e^T C_e B_e: the elastic cell problem on a voxel grid, for many cells at once.
 
-One voxel is one element of a discretization in :mod:`rlnlib.green`. Conjugate gradients run on the periodic part of
-the displacement, preconditioned by the same operator of a homogeneous reference medium, which is diagonal in Fourier
-space. The strain returned is the mean over the voxel; for a trilinear cube that is the strain at its centroid.
+One voxel is one element of a discretization (:mod:`rlnlib.discretizations`). Conjugate gradients run on the periodic
+part of the displacement, preconditioned by the same operator of a homogeneous reference medium, which is diagonal in
+Fourier space. The strain returned is the mean over the voxel; for a trilinear cube that is the strain at its centroid.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
+from dataclasses import replace
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from rlnlib import _checks, elasticity, fast, green, lippmann_schwinger, solvers
+from rlnlib import _checks, elasticity, fast, green, lippmann_schwinger, problem, solvers
+from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.fast import cores
+from rlnlib.problem import CellProblem
 from rlnlib.solvers import Solution, StoppingRule
 
-#: Largest ratio of moduli for which the recurrences run in float32; at 1e5 its rounding stalls them.
+#: Largest ratio of moduli for which mixed precision works in float32; at 1e5 its rounding stalls the recurrences.
 _FLOAT32_CONTRAST = 1e3
 
-#: Making the operator of a small grid takes as long as solving one cell with it: those last used are kept.
-_kept_operator = functools.lru_cache(maxsize=4)(green.GreenOperator)
+#: The tolerance that each precision reaches at every usual contrast.
+_RTOL = {"mixed": 1e-8, torch.float64: 1e-8, torch.float32: 1e-6}
 
 
 def solve_strain(
     stiff,
     contrast: float | None = None,
     poisson: float = 0.3,
-    macroscopic_strain=(1, 0, 0, 0, 0, 0),
+    macroscopic_strain=None,
     discretization: str = "bbar",
-    rtol: float = 1e-8,
+    rtol: float | None = None,
     atol: float = 0.0,
     max_iterations: int = 2000,
     phases: list[tuple[float, float]] | None = None,
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype | str = "mixed",
     device: torch.device | str | None = None,
     progress: bool = False,
     solver: str = "conjugate_gradient",
     reference: tuple[float, float] | None = None,
+    spacing=(1, 1, 1),
+    macroscopic_stress=None,
 ) -> Solution:
-    """Strain and stress of periodic cells under a prescribed macroscopic strain (eqs. 1 and 2).
+    """Solve div sigma = 0, sigma = C epsilon (eqs. 1 and 2) in periodic cells under a macroscopic strain or stress.
 
-    The soft phase has Young's modulus 1 and the stiff one ``contrast``; both have the Poisson ratio ``poisson``. For
-    any number of phases, pass integer labels in place of ``stiff`` and ``phases=[(young, poisson), ...]`` in place
-    of ``contrast``. A cell has converged when ``||residual|| <= max(rtol * ||rhs||, atol)`` for its nodal forces;
-    one that has not is named in a RuntimeWarning and in ``Solution.converged``.
+    A cell has converged when ``||residual|| <= max(rtol * ||rhs||, atol)`` for its nodal forces. A cell that has not
+    is named in a RuntimeWarning and in ``Solution.converged``.
 
-    ``solver`` is "conjugate_gradient", or one that iterates the Lippmann-Schwinger equation at the integration points
-    (``solvers.ITERATIONS``: "fixed_point", "gradient_descent", "barzilai_borwein", "anderson"), slower and for
-    comparison; its residual is y - Phi(y) for the strain y, its rhs the residual of the macroscopic strain.
-    ``reference`` is (young, poisson) of the reference medium. ``progress`` shows a bar: cells done, and the iteration
-    and largest residual of those under way.
+    Args:
+        stiff: (B, N1, N2, N3), bool or 0/1; (N1, N2, N3) for a batch of one. With ``phases``, integer labels.
+        contrast: Young's modulus of the stiff phase; that of the soft one is 1.
+        poisson: Poisson ratio of both.
+        macroscopic_strain: Mean strain, (6,) or (B, 6), Mandel order 11, 22, 33, 23, 13, 12; by default 1 in 11 and 0
+            else.
+        discretization: "bbar", "hex8", "rotated" or "continuous".
+        rtol: Relative tolerance; by default 1e-8, in float32 1e-6.
+        atol: Absolute tolerance.
+        max_iterations: The most iterations.
+        phases: In place of ``contrast``: (young, poisson) of each label, in any unit.
+        dtype: Precision of the work and of the result. "mixed" returns float64 of float64 accuracy, but iterates in
+            float32, which takes half the time, where the moduli differ by at most 1000.
+        device: Where to work; by default where ``stiff`` is.
+        progress: Show a bar: cells done, iteration and largest residual of the cells under way.
+        solver: "conjugate_gradient", or one that iterates the Lippmann-Schwinger equation at the integration points
+            (``solvers.ITERATIONS``: "fixed_point", "gradient_descent", "barzilai_borwein", "anderson"), slower and
+            for comparison. Its residual is y - Phi(y) for the strain y, its rhs the residual of the macroscopic
+            strain.
+        reference: (young, poisson) of the reference medium, in the unit of ``phases``.
+        spacing: Edges of a voxel along the three axes.
+        macroscopic_stress: Mean stress, (6,) or (B, 6), NaN where the strain is prescribed; then
+            ``macroscopic_strain`` has NaN where the stress is prescribed. A free component has the stress 0. The mean
+            strain comes from one solve for each component with a prescribed stress, and one for the others.
 
-    Shape: stiff (B, N1, N2, N3), bool or 0/1, or (N1, N2, N3) for a batch of one; macroscopic_strain (6,) or (B, 6),
-    Mandel order 11, 22, 33, 23, 13, 12 -> :class:`~rlnlib.solvers.Solution` with fields (B, 6, N1, N2, N3).
-    Raises ValueError for a wrong shape, label, contrast, Poisson ratio, strain, discretization, dtype, tolerance,
-    solver or reference.
+    Returns:
+        Strain, stress, displacement (fields (B, 6, N1, N2, N3)) and statistics.
+
+    Raises:
+        ValueError: For a wrong shape, label, contrast, Poisson ratio, load, discretization, dtype, tolerance, solver,
+            reference or spacing.
     """
-    phases = _checks.as_phases(contrast, poisson, phases)
-    labels = _checks.as_labels(stiff, len(phases))
-    device = torch.device(device) if device is not None else labels.device
-    strain = _checks.mandel_vector("macroscopic_strain", macroscopic_strain, batch=len(labels))
-    stopping = StoppingRule(rtol, atol, max_iterations)
+    if dtype not in ("mixed", torch.float32, torch.float64):
+        raise ValueError(f'dtype must be torch.float32, torch.float64 or "mixed"; it is {dtype!r}.')
+    stopping = StoppingRule(_RTOL[dtype] if rtol is None else rtol, atol, max_iterations)
     _checks.one_of("solver", solver, ("conjugate_gradient", *solvers.ITERATIONS))
-    if reference is None:
-        choose = _reference_medium if solver == "conjugate_gradient" else elasticity.midpoint_medium
-        reference = choose(phases)
-    elif len(reference) != 2:
-        raise ValueError(f"reference must be (young, poisson) of the reference medium; it is {reference!r}.")
-    _checks.floating(dtype)
-    chunk, workers = cores.chunking(labels[0].numel(), device)
-    make = _kept_operator if chunk > 1 else green.GreenOperator
-    operator = make(labels.shape[1:], discretization, *reference, device=device)
-    chunk = min(chunk, math.ceil(len(labels) / workers))  # few cells keep all workers busy, too
+    load = (1, 0, 0, 0, 0, 0) if macroscopic_strain is None or macroscopic_stress is not None else macroscopic_strain
+    cell = problem.cell_problem(stiff, contrast, poisson, load, phases, spacing, device)
+    if reference is not None:
+        reference = problem.as_medium(reference)
 
-    def solve(first: int) -> Solution:
-        cells = slice(first, first + chunk)
-        arguments = labels[cells].to(device), phases, strain[cells].to(device), operator, stopping, watch
-        part = _solve_chunk(*arguments) if solver == "conjugate_gradient" else _iterate_chunk(*arguments, solver)
-        return part.to(dtype)
+    def solve(macroscopic) -> Solution:
+        loaded = replace(cell, macroscopic_strain=macroscopic.to(cell.labels.device))
+        solution = _solve(loaded, discretization, stopping, dtype, progress, solver, reference)
+        solvers.warn_of_failures(solution, stopping)
+        return solution
 
-    def show(iteration: int, residual: float) -> None:
-        bar.set_postfix_str(f"iteration {iteration}, residual {residual:.0e}")
-
-    watch = show if progress else None
-    parts = []
-    with (
-        tqdm(total=len(labels), unit="cell", disable=not progress) as bar,
-        cores.one_thread_of_torch(device, torch.get_num_threads()),
-    ):
-        for part in cores.map_on_cores(solve, range(0, len(labels), chunk), workers):
-            parts.append(part)
-            bar.update(len(part.converged))
-    solution = solvers.concatenate(parts)
-    solvers.warn_of_failures(solution, stopping)
-    return solution
+    if macroscopic_stress is None:
+        return solve(cell.macroscopic_strain)
+    strain, stress, of_stress = problem.split_load(macroscopic_strain, macroscopic_stress, len(cell))
+    return solve(_strain_of_mixed_load(solve, strain, stress, of_stress))
 
 
 def effective_stiffness(stiff, contrast=None, poisson=0.3, **options) -> torch.Tensor:
-    """Effective stiffness of each cell: the mean stresses of the six unit load cases side by side.
+    """The matrix C_eff of mean stress = C_eff mean strain: the mean stresses of the six unit loads side by side.
 
-    Shape: (B, N1, N2, N3) -> (B, 6, 6), Mandel. Takes the options of :func:`solve_strain`.
+    Args:
+        stiff: (B, N1, N2, N3), as for :func:`solve_strain`.
+        contrast: As for :func:`solve_strain`.
+        poisson: As for :func:`solve_strain`.
+        **options: Those of :func:`solve_strain`, but for the load.
+
+    Returns:
+        (B, 6, 6), Mandel.
     """
     columns = [
         solve_strain(stiff, contrast, poisson, macroscopic_strain=unit, **options).effective_stress
@@ -111,105 +123,23 @@ def effective_stiffness(stiff, contrast=None, poisson=0.3, **options) -> torch.T
     return torch.stack(columns, -1)
 
 
-class VoxelProblem:
-    """K u = f for a batch of cells; see :class:`rlnlib.solvers.LinearProblem`.
+def _strain_of_mixed_load(solve, strain, stress, of_stress) -> torch.Tensor:
+    """The mean strain of a mixed load, by superposition: C_ss e_s = sigma_s - C_sf e_f.
 
-    Shape: moduli (B, P, N1, N2, N3): for equal Poisson ratios the factor on the reference stiffness (P = 1), else
-    Lame's lambda and mu (P = 2); displacements and forces (B, 3, N1, N2, N3).
+    Shape: strain and stress (B, 6), of_stress (6,) bool -> (B, 6).
     """
-
-    def __init__(self, moduli: torch.Tensor, unit_stiffness: torch.Tensor, operator: green.GreenOperator):
-        self.moduli, self.unit_stiffness, self.operator = moduli, unit_stiffness, operator
-        self.rhs = torch.empty(0)
-        if operator.discretization != "continuous":
-            matrices = [green.element_stiffness(operator.discretization, c) for c in unit_stiffness.unbind()]
-            if fast.use(moduli.device):
-                self._blocks = np.stack([fast.loops.corner_modes(matrix) for matrix in matrices])
-            self._matrices = [matrix.to(moduli) for matrix in matrices]
-
-    @classmethod
-    def from_labels(cls, labels, phases, macroscopic_strain, operator) -> VoxelProblem:
-        """Shape: labels (B, N1, N2, N3) int64, macroscopic_strain (B, 6) float64."""
-        if len({nu for _, nu in phases}) == 1:
-            table = torch.tensor([[young] for young, _ in phases], dtype=torch.float64)
-            unit = elasticity.isotropic_stiffness(1.0, phases[0][1])[None]
-        else:
-            table = torch.tensor([elasticity.lame_parameters(*phase) for phase in phases], dtype=torch.float64)
-            unit = torch.stack([elasticity.stiffness_from_lame(1, 0), elasticity.stiffness_from_lame(0, 1)])
-        moduli = table.to(labels.device)[labels].movedim(-1, 1).contiguous()
-        problem = cls(moduli.to(operator.dtype), unit, operator)
-        # Only what exceeds the cell's smallest modulus makes a force, so that of a homogeneous cell is exactly 0.
-        excess = (moduli - moduli.amin((2, 3, 4), keepdim=True)).to(operator.dtype)
-        rhs = -problem._uniform_strain_force(excess, macroscopic_strain)
-        # Where the forces of neighbouring voxels cancel (a checkerboard), what rounding leaves is 0 too.
-        whole = solvers.norm(excess) * (unit @ macroscopic_strain.cpu().mT).norm(dim=(0, 1)).to(rhs)
-        problem.rhs = torch.where((solvers.norm(rhs) > 1e-14 * whole).view(-1, 1, 1, 1, 1), rhs, 0)
-        return problem
-
-    def apply(self, u: torch.Tensor) -> torch.Tensor:
-        """K u."""
-        if self.operator.discretization == "continuous":
-            strain = self.operator.gradient(u)[:, 0]
-            return self.operator.divergence(self.stress(strain)[:, None])
-        if fast.use(u.device):
-            return fast.loops.nodal_forces(u, self.moduli, self._blocks)
-        parts = zip(self._matrices, self.moduli[:, None].unbind(2), strict=True)
-        forces = [green.to_corners(green.from_corners(matrix, u), modulus) for matrix, modulus in parts]
-        return forces[0] if len(forces) == 1 else forces[0] + forces[1]
-
-    def precondition(self, residual: torch.Tensor) -> torch.Tensor:
-        """K_reference^-1 residual."""
-        return self.operator.displacement(residual)
-
-    def select(self, keep: torch.Tensor) -> VoxelProblem:
-        """The same for some of the cells. Shape: keep (K,) int64."""
-        if len(keep) == len(self.moduli):
-            return self
-        part = object.__new__(type(self))
-        part.__dict__.update(self.__dict__)
-        part.moduli, part.rhs = self.moduli[keep], self.rhs[keep]
-        return part
-
-    def to(self, dtype: torch.dtype) -> VoxelProblem:
-        """The same in another precision."""
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__)
-        other.operator, other.moduli, other.rhs = self.operator.to(dtype), self.moduli.to(dtype), self.rhs.to(dtype)
-        if self.operator.discretization != "continuous":
-            other._matrices = [matrix.to(dtype) for matrix in self._matrices]
-        return other
-
-    def strain(self, u: torch.Tensor, macroscopic_strain: torch.Tensor) -> torch.Tensor:
-        """Voxel mean of the strain. Shape: (B, 3, N...), (B, 6) -> (B, 6, N...)."""
-        uniform = macroscopic_strain.to(u)[:, :, None, None, None].expand(-1, -1, *u.shape[2:])
-        if self.operator.discretization == "continuous":
-            return uniform + self.operator.gradient(u)[:, 0]
-        if fast.use(u.device):
-            strain = uniform.contiguous()
-            fast.loops.mean_strain(u, strain)
-            return strain
-        mean = green.element_gradient(self.operator.discretization).mean(0).flatten(1).to(u)
-        return uniform + green.from_corners(mean, u)
-
-    def stress(self, strain: torch.Tensor) -> torch.Tensor:
-        """sigma = C epsilon (eq. 1). Shape: (B, 6, N...) -> (B, 6, N...)."""
-        parts = zip(self.unit_stiffness.to(strain), self.moduli[:, None].unbind(2), strict=True)
-        stresses = [torch.einsum("nm,bm...->bn...", unit, strain).mul_(modulus) for unit, modulus in parts]
-        return stresses[0] if len(stresses) == 1 else stresses[0] + stresses[1]
-
-    def _uniform_strain_force(self, moduli, macroscopic_strain):
-        """B^T C applied to a uniform strain. Shape: (B, P, N...), (B, 6) -> (B, 3, N...)."""
-        unit_stress = torch.einsum("pnm,bm->pbn", self.unit_stiffness.to(macroscopic_strain), macroscopic_strain)
-        unit_stress = unit_stress.to(moduli)
-        shape, force = moduli.shape[2:], moduli.new_zeros(len(moduli), 3, *moduli.shape[2:])
-        for stress, modulus in zip(unit_stress, moduli[:, None].unbind(2), strict=True):
-            if self.operator.discretization == "continuous":
-                force = force + self.operator.divergence((stress.view(-1, 6, 1, 1, 1) * modulus)[:, None])
-            else:
-                mean = green.element_gradient(self.operator.discretization).mean(0).flatten(1).to(moduli)
-                corner_forces = (stress @ mean).view(-1, 24, 1, 1, 1).expand(-1, -1, *shape)
-                force = force + green.to_corners(corner_forces, modulus)
-        return force
+    unknown = torch.nonzero(of_stress).flatten()
+    units = torch.eye(6, dtype=torch.float64)[unknown]
+    columns = [solve(unit.expand(len(strain), 6)).effective_stress.double().cpu() for unit in units]
+    if not columns:
+        return strain
+    wanted = stress
+    if bool((strain != 0).any()):
+        wanted = stress - solve(strain).effective_stress.double().cpu()
+    matrix = torch.stack(columns, -1)[:, unknown]  # (B, S, S)
+    found = strain.clone()
+    found[:, unknown] = torch.linalg.solve(matrix, wanted[:, unknown])
+    return found
 
 
 def _reference_medium(phases) -> tuple[float, float]:
@@ -220,22 +150,170 @@ def _reference_medium(phases) -> tuple[float, float]:
     return elasticity.midpoint_medium(phases)
 
 
-def _solve_chunk(labels, phases, macroscopic_strain, operator, stopping, watch) -> Solution:
-    problem = VoxelProblem.from_labels(labels, phases, macroscopic_strain, operator)
-    moduli = [young for young, _ in phases]
-    work_dtype = torch.float32 if max(moduli) <= _FLOAT32_CONTRAST * min(moduli) else torch.float64
-    u, statistics = solvers.conjugate_gradient(problem, stopping, work_dtype, watch)
-    strain = problem.strain(u, macroscopic_strain)
-    stress = problem.stress(strain)
-    return Solution(strain, stress, stress.mean((2, 3, 4)), **vars(statistics))
+@functools.lru_cache(maxsize=4)
+def _cached_operator(*arguments, fast_parts: bool) -> green.GreenOperator:
+    """Making the operator of a small grid takes as long as solving one cell with it: those last used are kept."""
+    return green.GreenOperator(*arguments)
 
 
-def _iterate_chunk(labels, phases, macroscopic_strain, operator, stopping, watch, solver) -> Solution:
-    equation = lippmann_schwinger.from_green_operator(operator, labels, phases, macroscopic_strain)
-    y, statistics = solvers.iterate(equation, solvers.ITERATIONS[solver](equation), stopping, watch)
-    table = torch.tensor([elasticity.lame_parameters(*phase) for phase in phases], dtype=torch.float64)
-    lam, mu = table.to(y.device)[labels][:, None].unbind(-1)
-    strain = y.mean(1)
-    stress = 2 * mu * strain
-    stress[:, :3] += lam * strain[:, :3].sum(1, keepdim=True)
-    return Solution(strain, stress, stress.mean((2, 3, 4)), **vars(statistics))
+def _solve(cell: CellProblem, discretization, stopping, dtype, progress, solver, reference) -> Solution:
+    """Solve chunk by chunk, in units in which moduli, strains and edges are of the order of one."""
+    device = cell.labels.device
+    kept_dtype = torch.float64 if dtype == "mixed" else dtype
+    scaled, units = cell.in_units()
+    _refuse_loads_beyond(cell, kept_dtype)
+    if reference is None:
+        choose = _reference_medium if solver == "conjugate_gradient" else elasticity.midpoint_medium
+        medium = choose(scaled.phases)
+    else:
+        medium = reference[0] / units.modulus, reference[1]
+    chunk, workers = cores.chunking(math.prod(cell.shape), device)
+    arguments = (cell.shape, discretization, *medium, kept_dtype, device, scaled.spacing)
+
+    def solve(first: int) -> Solution:
+        cells = slice(first, first + chunk)
+        strain_unit = units.strain[cells].to(device)
+        rule = replace(stopping, unit=strain_unit * units.modulus if solver == "conjugate_gradient" else strain_unit)
+        return _solve_chunk(scaled.part(cells, device), operator, rule, dtype, watch, solver)
+
+    def show(iteration: int, residual: float) -> None:
+        bar.set_postfix_str(f"iteration {iteration}, residual {residual:.0e}")
+
+    watch = show if progress else None
+    parts = []
+    with (
+        tqdm(total=len(cell), unit="cell", disable=not progress) as bar,
+        cores.one_thread_of_torch(device, torch.get_num_threads()),
+    ):
+        if chunk > 1:
+            operator = _cached_operator(*arguments, fast_parts=fast.use(device))
+        else:
+            operator = green.GreenOperator(*arguments)
+        chunk = min(chunk, math.ceil(len(cell) / workers))  # few cells keep all workers busy, too
+        for part in cores.map_on_cores(solve, range(0, len(cell), chunk), workers):
+            parts.append(part)
+            bar.update(len(part.converged))
+    return _in_users_units(solvers.concatenate(parts), units)
+
+
+def _solve_chunk(cell: CellProblem, operator, stopping, dtype, watch, solver) -> Solution:
+    if solver == "conjugate_gradient":
+        equilibrium = VoxelProblem(cell, operator)
+        work_dtype = operator.dtype
+        if dtype == "mixed" and cell.contrast <= _FLOAT32_CONTRAST:
+            work_dtype = torch.float32
+        u, statistics = conjugate_gradient(equilibrium, stopping, work_dtype, watch)
+        strain = equilibrium.strain(u, cell.macroscopic_strain)
+    else:
+        equation = lippmann_schwinger.from_green_operator(cell, operator)
+        y, statistics = solvers.iterate(equation, solvers.ITERATIONS[solver](equation), stopping, watch)
+        strain = y.mean(1)
+        u = operator.displacement(operator.divergence(elasticity.hooke(y, *operator.lame)))
+    lam, mu = cell.lame()
+    stress = elasticity.hooke(strain, lam.to(strain), mu.to(strain))
+    return Solution(strain, stress, stress.mean((2, 3, 4)), u, **vars(statistics))
+
+
+def _refuse_loads_beyond(cell: CellProblem, dtype: torch.dtype) -> None:
+    """A result that the dtype cannot hold would be infinite, or zero."""
+    moduli = [young for young, _ in cell.phases]
+    sizes = cell.macroscopic_strain.abs().amax(1)
+    sizes = sizes[sizes > 0]
+    if not len(sizes):
+        return
+    low, high = float(sizes.min()), float(sizes.max())
+    largest, smallest = torch.finfo(dtype).max / 2**30, torch.finfo(dtype).tiny * 2**30
+    if max(high, high * max(moduli)) > largest or min(low, low * min(moduli)) < smallest:
+        raise ValueError(
+            f"macroscopic_strain of {low:g} to {high:g} with moduli of {min(moduli):g} to {max(moduli):g} gives fields "
+            f"beyond the range of {dtype}: take other units, or dtype=torch.float64."
+        )
+
+
+def _in_users_units(solution: Solution, units: problem.Units) -> Solution:
+    """Scale the fields back; no cell with a field that is not finite has converged."""
+
+    def times(field, *factors):
+        for factor in factors:
+            if not isinstance(factor, float) or factor != 1:
+                field = field * factor
+        return field
+
+    if bool((units.strain == 1).all()):
+        by_cell: tuple = ()
+    else:
+        by_cell = (solvers.over_cells(units.strain.to(solution.strain), solution.strain),)
+    effective = times(solution.effective_stress, units.modulus, *(factor.view(-1, 1) for factor in by_cell))
+    return replace(
+        solution,
+        strain=times(solution.strain, *by_cell),
+        stress=times(solution.stress, units.modulus, *by_cell),
+        effective_stress=effective,
+        displacement=times(solution.displacement, units.length, *by_cell),
+        converged=solution.converged & effective.isfinite().all(1),
+    )
+
+
+class VoxelProblem:
+    """K u = f for a batch of cells; see :class:`rlnlib.conjugate_gradient.LinearProblem`.
+
+    K is sum_p modulus_p K_p: for equal Poisson ratios Young's modulus times the K of unit modulus, else lambda and mu
+    times the K of each alone.
+
+    Args:
+        cell: Labels, phases and macroscopic strain.
+        operator: Discretization, grid, reference medium and precision.
+    """
+
+    def __init__(self, cell: CellProblem, operator: green.GreenOperator):
+        self.operator = operator
+        if cell.has_one_poisson_ratio:
+            table = torch.tensor([[young] for young, _ in cell.phases], dtype=torch.float64)
+            self.units = [elasticity.lame_parameters(1.0, cell.phases[0][1])]
+        else:
+            table, self.units = elasticity.lame_table(cell.phases), [(1.0, 0.0), (0.0, 1.0)]
+        self.stiffness = operator.discretization.stiffness(self.units)
+        moduli = torch.cat([cell.by_voxel(column) for column in table.unbind(1)], 1)  # (B, P, N1, N2, N3)
+        self.moduli = moduli.to(operator.dtype)
+        self.rhs = self._force(moduli, cell.macroscopic_strain)
+
+    def _force(self, moduli, macroscopic_strain) -> torch.Tensor:
+        """f = -B^T C macroscopic strain (eq. 2 for the uniform part). Shape: (B, P, N...), (B, 6) -> (B, 3, N...)."""
+        # Only what exceeds the cell's smallest modulus makes a force, so that of a homogeneous cell is exactly 0.
+        excess = (moduli - moduli.amin((2, 3, 4), keepdim=True)).to(self.operator.dtype)
+        unit = torch.stack([elasticity.stiffness_from_lame(*pair) for pair in self.units]).to(macroscopic_strain.device)
+        stress = torch.einsum("pnm,bm->pbn", unit, macroscopic_strain)  # (P, B, 6)
+        force = excess.new_zeros(len(excess), 3, *excess.shape[2:])
+        for unit_stress, modulus in zip(stress, excess[:, None].unbind(2), strict=True):
+            force = force - self.operator.discretization.divergence_of_uniform(unit_stress, modulus)
+        # Where the forces of neighbouring voxels cancel (a checkerboard), what rounding leaves is 0 too.
+        whole = solvers.norm(excess) * stress.norm(dim=(0, 2)).to(excess)
+        rounding = 50 * torch.finfo(force.dtype).eps
+        return torch.where(solvers.over_cells(solvers.norm(force) > rounding * whole, force), force, 0)
+
+    def apply(self, u: torch.Tensor) -> torch.Tensor:
+        """K u = -div (C B u), the left-hand side of equilibrium (eq. 2)."""
+        return self.stiffness(u, self.moduli)
+
+    def precondition(self, residual: torch.Tensor) -> torch.Tensor:
+        """K_reference^-1 residual."""
+        return self.operator.displacement(residual)
+
+    def select(self, keep: torch.Tensor) -> VoxelProblem:
+        """The same for some of the cells. Shape: keep (K,) int64."""
+        if len(keep) == len(self.moduli):
+            return self
+        part = copy.copy(self)
+        part.moduli, part.rhs = self.moduli[keep], self.rhs[keep]
+        return part
+
+    def to(self, dtype: torch.dtype) -> VoxelProblem:
+        """The same in another precision."""
+        other = copy.copy(self)
+        other.operator, other.moduli, other.rhs = self.operator.to(dtype), self.moduli.to(dtype), self.rhs.to(dtype)
+        return other
+
+    def strain(self, u: torch.Tensor, macroscopic_strain: torch.Tensor) -> torch.Tensor:
+        """Voxel mean of the strain. Shape: (B, 3, N...), (B, 6) -> (B, 6, N...)."""
+        strain = self.operator.discretization.mean_gradient(u)
+        return strain.add_(macroscopic_strain.to(u)[:, :, None, None, None])

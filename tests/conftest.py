@@ -17,6 +17,13 @@ def reference_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(params=["fast", "plain"])
+def twin(request, monkeypatch) -> str:
+    """Run a test with what is there for speed, and with the plain twins that a GPU runs."""
+    monkeypatch.setenv("RLN_PLAIN", "1" if request.param == "plain" else "0")
+    return request.param
+
+
 @pytest.fixture
 def random_cells():
     """Batches of random two-phase cells, independent of the library's generator. Shape: -> (B, N1, N2, N3) bool."""

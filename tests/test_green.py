@@ -1,8 +1,11 @@
 import pytest
 import torch
 
-from rlnlib import elasticity, green
-from rlnlib.green import DISCRETIZATIONS, GreenOperator
+from rlnlib import discretizations, elasticity, fast, green
+from rlnlib.discretizations import DISCRETIZATIONS
+from rlnlib.green import GreenOperator
+
+pytestmark = pytest.mark.usefixtures("twin")
 
 SHAPES = [(5, 5, 5), (4, 4, 4), (4, 6, 5), (6, 3, 4)]
 
@@ -102,14 +105,14 @@ def test_divergence_is_the_adjoint_of_the_gradient(name):
 @pytest.mark.parametrize("name", DISCRETIZATIONS[1:])
 def test_element_strain_of_an_affine_displacement_is_exact(name):
     gradient = torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    corners = torch.tensor(green._CORNERS, dtype=torch.float64)
-    strain = torch.einsum("gnic,ic->gn", green.element_gradient(name), gradient @ corners.T)
+    corners = torch.tensor(discretizations.CORNERS, dtype=torch.float64)
+    strain = torch.einsum("gnic,ic->gn", discretizations.KINDS[name].element_gradient(), gradient @ corners.T)
     exact = elasticity.mandel_from_tensor((gradient + gradient.T) / 2)
     assert (strain - exact).abs().max() < 1e-14
 
 
 def test_bbar_has_one_volumetric_strain_and_keeps_the_deviator():
-    full, bbar = green.element_gradient("hex8"), green.element_gradient("bbar")
+    full, bbar = discretizations.Hex8.element_gradient(), discretizations.BBar.element_gradient()
     trace = bbar[:, :3].sum(1)
     assert (trace - trace[:1]).abs().max() < 1e-14
     assert (full[:, :3].sum(1) - trace).abs().max() > 0.1
@@ -118,22 +121,28 @@ def test_bbar_has_one_volumetric_strain_and_keeps_the_deviator():
 
 
 @pytest.mark.parametrize("name", DISCRETIZATIONS)
-def test_hartley_and_fourier_transforms_give_one_operator(name, monkeypatch):
+def test_hartley_and_both_fourier_transforms_give_one_operator(name, monkeypatch):
+    monkeypatch.setenv("RLN_PLAIN", "0")
     force = torch.randn(2, 3, 7, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     dense = GreenOperator((7, 4, 5), name)
-    assert dense._transform
-    monkeypatch.setattr(green, "_prefers_hartley", lambda *_: False)
-    fast = GreenOperator((7, 4, 5), name)
-    assert not fast._transform
-    assert (dense.displacement(force) - fast.displacement(force)).abs().max() < 1e-12
+    assert isinstance(dense.transform, fast.transforms.Hartley)
+    monkeypatch.setattr(fast.transforms, "DENSE", 6)
+    scipys = GreenOperator((7, 4, 5), name)
+    assert isinstance(scipys.transform, fast.transforms.Fourier)
+    monkeypatch.setenv("RLN_PLAIN", "1")
+    plain = GreenOperator((7, 4, 5), name)
+    assert isinstance(plain.transform, green.Fourier)
+    for operator in (dense, scipys):
+        assert (operator.displacement(force) - plain.displacement(force)).abs().max() < 1e-12
 
 
 def test_reference_symbol_of_the_continuous_operator_is_moulinecs_acoustic_tensor():
     operator = GreenOperator((5, 5, 5), "continuous", young=2.0, poisson=0.25)
     lam, mu = elasticity.lame_parameters(2.0, 0.25)
     xi = 2 * torch.pi / 5 * torch.tensor([1.0, 2.0, -1.0], dtype=torch.float64)
+    symbol = operator.reference_symbol(half=False)
     exact = (lam + mu) * torch.outer(xi, xi) + mu * xi.dot(xi) * torch.eye(3, dtype=torch.float64)
-    assert (operator.reference_symbol(half=False)[:, :, 1, 2, -1] - exact).abs().max() < 1e-13 * exact.abs().max()
+    assert (symbol[:, :, 1, 2, -1] - exact).abs().max() < 1e-13 * exact.abs().max()
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,14 @@ import torch
 
 import rlnlib
 from rlnlib import elasticity, green, lippmann_schwinger, solvers, voxel_fe
-from rlnlib.green import DISCRETIZATIONS
+from rlnlib.conjugate_gradient import conjugate_gradient
+from rlnlib.discretizations import DISCRETIZATIONS
+from rlnlib.problem import CellProblem
 
 LOAD = torch.tensor([1.0, -0.5, 0.3, 0.4, -0.2, 0.7], dtype=torch.float64)
 PHASES = [(1.0, 0.2), (8.0, 0.35)]
+
+pytestmark = pytest.mark.usefixtures("twin")
 
 
 def random_like(field, seed=0):
@@ -20,8 +24,8 @@ def random_like(field, seed=0):
 def finite_element_strain(cells, operator, phases=PHASES, load=LOAD):
     """Strain at the integration points, from the conjugate gradients on displacements."""
     loads = load.expand(len(cells), 6)
-    problem = voxel_fe.VoxelProblem.from_labels(cells.long(), phases, loads, operator)
-    u, _ = solvers.conjugate_gradient(problem, solvers.StoppingRule(1e-13))
+    problem = voxel_fe.VoxelProblem(CellProblem(cells.long(), phases, loads), operator)
+    u, _ = conjugate_gradient(problem, solvers.StoppingRule(1e-13))
     return operator.gradient(u) + loads[:, None, :, None, None, None]
 
 

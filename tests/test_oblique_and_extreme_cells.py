@@ -8,7 +8,8 @@ import torch
 
 import rlnlib
 from rlnlib import elasticity, green, solvers, voxel_fe
-from rlnlib.green import DISCRETIZATIONS
+from rlnlib.discretizations import DISCRETIZATIONS
+from rlnlib.problem import CellProblem
 
 LOAD = torch.tensor([1.0, -0.5, 0.3, 0.4, -0.2, 0.7], dtype=torch.float64)
 PHASES = [(1.0, 0.3), (20.0, 0.15)]
@@ -140,7 +141,7 @@ def dense_strain(name, cells, contrast):
     phases, unknowns = [(1.0, 0.3), (contrast, 0.3)], 3 * cells.numel()
     operator = green.GreenOperator(cells.shape[1:], name)
     labels = cells.long().expand(unknowns, -1, -1, -1)
-    problem = voxel_fe.VoxelProblem.from_labels(labels, phases, LOAD.expand(unknowns, 6), operator)
+    problem = voxel_fe.VoxelProblem(CellProblem(labels, phases, LOAD.expand(unknowns, 6)), operator)
     unit = torch.eye(unknowns, dtype=torch.float64).view(-1, 3, *cells.shape[1:])
     values, vectors = torch.linalg.eigh(problem.apply(unit).flatten(1))
     table = torch.stack([elasticity.isotropic_stiffness(*phase) for phase in phases])

@@ -6,7 +6,7 @@ import torch
 
 import rlnlib
 from rlnlib import lippmann_schwinger, solvers
-from rlnlib.green import DISCRETIZATIONS
+from rlnlib.discretizations import DISCRETIZATIONS
 
 
 @pytest.mark.parametrize("solver", solvers.ITERATIONS)

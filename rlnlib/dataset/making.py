@@ -311,9 +311,8 @@ def _solve(parameters: Parameters, records, device: torch.device) -> dict[str, n
         parameters.poisson,
         discretization=parameters.discretization,
         rtol=parameters.rtol,
-        dtype=torch.float32,
         device=device,
-    )
+    ).to(torch.float32)
     strain = (solution.strain if parameters.all_components else solution.strain[:, :1]).cpu().numpy()
     fields = (stiff.astype(np.uint8), strain[:, 0], solution.iterations.cpu().numpy(), solution.residual.cpu().numpy())
     solved = dict(zip(SOLVED, fields, strict=True))

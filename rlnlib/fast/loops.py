@@ -68,22 +68,33 @@ _compile_sum = _Compiler({"contract", "reassoc"})
 _AXIS_BIT = (4, 2, 1)
 
 
-def corner_modes(element_stiffness: torch.Tensor) -> np.ndarray:
-    """An element's stiffness in the basis of sums and differences of its corner values.
+def corner_modes(matrices: list[torch.Tensor]) -> np.ndarray:
+    """Stiffnesses of an element in the basis of sums and differences of its corner values.
 
     Mode w of component i is sum_c (-1)^(w . c) u_ic over the corners c; it is odd or even under the three mirror
-    images of the cube, and an isotropic element couples only modes of one symmetry: eight 3 x 3 blocks remain of
+    images of the voxel, and an isotropic element couples only modes of one symmetry: eight 3 x 3 blocks remain of
     the 24 x 24 matrix.
 
-    Shape: (24, 24) -> (8, 3, 3); block r couples the modes r ^ (4, 2, 1)[i] of the components i.
-    Raises ValueError for the stiffness of an anisotropic material.
+    Args:
+        matrices: P matrices (24, 24).
+
+    Returns:
+        (P, 8, 3, 3); block r couples the modes r ^ (4, 2, 1)[i] of the components i.
+
+    Raises:
+        ValueError: For the stiffness of an anisotropic material.
     """
     signs = np.array([[(-1.0) ** (w & c).bit_count() for c in range(8)] for w in range(8)])
-    modes = np.einsum("wc,icjd,vd->iwjv", signs, element_stiffness.view(3, 8, 3, 8).numpy(), signs) / 64
-    blocks = [[[modes[i, r ^ _AXIS_BIT[i], j, r ^ _AXIS_BIT[j]] for j in range(3)] for i in range(3)] for r in range(8)]
-    if not np.isclose(np.linalg.norm(blocks), np.linalg.norm(modes)):
-        raise ValueError("The element's stiffness couples corner modes of different symmetry: it is not isotropic.")
-    return np.array(blocks)
+    found = []
+    for matrix in matrices:
+        modes = np.einsum("wc,icjd,vd->iwjv", signs, matrix.view(3, 8, 3, 8).numpy(), signs) / 64
+        blocks = [
+            [[modes[i, r ^ _AXIS_BIT[i], j, r ^ _AXIS_BIT[j]] for j in range(3)] for i in range(3)] for r in range(8)
+        ]
+        if not np.isclose(np.linalg.norm(blocks), np.linalg.norm(modes)):
+            raise ValueError("The element's stiffness couples corner modes of different symmetry: it is not isotropic.")
+        found.append(blocks)
+    return np.array(found)
 
 
 def nodal_forces(u: torch.Tensor, moduli: torch.Tensor, blocks: np.ndarray) -> torch.Tensor:
@@ -204,13 +215,16 @@ def _collect_along_rows(planes, out, x, n3):
             flat[k] = even[k] + odd[k] + even[k + n3 - 1] - odd[k + n3 - 1]
 
 
-def mean_strain(u: torch.Tensor, strain: torch.Tensor) -> None:
-    """Adds the voxel means of the strain of a nodal displacement. Shape: (B, 3, N...), (B, 6, N...), contiguous."""
-    _mean_strain(*(field.view(*field.shape[:3], -1).numpy() for field in (u, strain)), u.shape[4])
+def mean_strain(u: torch.Tensor, spacing) -> torch.Tensor:
+    """Voxel means of the strain of a nodal displacement. Shape: (B, 3, N...), contiguous -> (B, 6, N...)."""
+    strain = u.new_empty(len(u), 6, *u.shape[2:])
+    slopes = 0.25 / np.array(spacing, dtype=u.numpy().dtype)
+    _mean_strain(*(field.view(*field.shape[:3], -1).numpy() for field in (u, strain)), slopes, u.shape[4])
+    return strain
 
 
 @_compile
-def _mean_strain(u, strain, n3):
+def _mean_strain(u, strain, slopes, n3):
     n1, n = u.shape[2:]
     here, there = np.empty((6, n), u.dtype), np.empty((6, n), u.dtype)
     slab, modes = np.empty((2, n + n3), u.dtype), np.empty((24, n), u.dtype)
@@ -220,24 +234,26 @@ def _mean_strain(u, strain, n3):
             _sums_along_rows(u[cell], (x + 1) % n1, there, n3)
             _to_modes(here, there, slab, modes, n3)
             here, there = there, here
-            # du_i/dx_j is -1/4 of the mode of u_i with a difference along j and sums along the other axes.
+            # du_i/dx_j is -1/4 of the mode of u_i with a difference along j and sums along the other axes, over h_j.
             for i in range(3):
-                normal = strain[cell, i, x]
+                normal, a = strain[cell, i, x], slopes[i]
                 j, k = (i + 1) % 3, (i + 2) % 3
                 shear, dj, dk = strain[cell, 3 + i, x], modes[8 * k + (4 >> j)], modes[8 * j + (4 >> k)]
+                aj, ak = slopes[j], slopes[k]
                 for m in range(n):
-                    normal[m] -= 0.25 * modes[8 * i + (4 >> i), m]
+                    normal[m] = -a * modes[8 * i + (4 >> i), m]
                 for m in range(n):
-                    shear[m] -= 0.25 * (dj[m] + dk[m]) / SQRT2
+                    shear[m] = -(aj * dj[m] + ak * dk[m]) / SQRT2
 
 
-def times_by_frequency(matrices: torch.Tensor, spectrum: torch.Tensor, out: torch.Tensor) -> None:
-    """The product of a symmetric 3 x 3 matrix and a vector at each point.
+def times_by_frequency(matrices: torch.Tensor, spectrum: torch.Tensor) -> torch.Tensor:
+    """The product of a symmetric 3 x 3 matrix and a vector at each point, contiguous.
 
-    Shape: matrices (3, 3, F...), spectrum and out (B, 3, F...); contiguous.
+    Shape: (3, 3, F...), (B, 3, F...) -> (B, 3, F...).
     """
-    flat = (field.view(*field.shape[:2], -1).numpy() for field in (matrices, spectrum, out))
-    _times_by_frequency(*flat)
+    out = torch.empty_like(spectrum)
+    _times_by_frequency(*(field.view(*field.shape[:2], -1).numpy() for field in (matrices, spectrum, out)))
+    return out
 
 
 @_compile

@@ -1,0 +1,351 @@
+r"""epsilon = B u: from displacements to strains on a periodic voxel grid, one class for each choice of B.
+
+- :class:`Continuous`: Fourier derivative i xi of the trigonometric interpolant (Moulinec & Suquet 1998).
+- :class:`Rotated`: one strain a voxel, at its centre, from the eight corners (Willot 2015): one-point integration.
+- :class:`Hex8`: trilinear finite element, 2 x 2 x 2 Gauss points.
+- :class:`BBar`: the same with the volumetric strain averaged over the element: selective reduced integration, as in the
+  commercial C3D8 element.
+
+Strains carry an axis for the integration points: (B, G, 6, N1, N2, N3) with G = 1 or 8, Mandel order, all points of
+equal weight 1/G. Voxels are boxes with the edges ``spacing``. The element of voxel n has the corners n + c, c in
+{0, 1}^3.
+
+Nyquist rule (even N). ``continuous``: the derivative along an axis vanishes at that axis' Nyquist frequency, since
+the derivative of a real cosine sampled at its zeros is zero. ``rotated``: B vanishes where two components are at the
+Nyquist frequency (hourglass displacements without strain). ``hex8`` and ``bbar`` have no such frequency.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from rlnlib import _checks, elasticity, fast
+from rlnlib.elasticity import MANDEL_PAIRS, SQRT2
+
+#: Corners of a voxel, in units of its edges.
+CORNERS = tuple(itertools.product((0, 1), repeat=3))
+_AXES = (-3, -2, -1)
+
+
+class Discretization:
+    """B, its adjoint and its Fourier symbol on one grid.
+
+    Args:
+        shape: Voxels by axis (N1, N2, N3).
+        spacing: Edges of a voxel.
+    """
+
+    name: str
+    integration_points: int
+
+    def __init__(self, shape: Sequence[int], spacing: Sequence[float] = (1.0, 1.0, 1.0)):
+        self.shape, self.spacing = tuple(shape), tuple(spacing)
+
+    def gradient(self, displacement: torch.Tensor) -> torch.Tensor:
+        """B u: strain at the integration points, without the macroscopic part. (B, 3, N...) -> (B, G, 6, N...)."""
+        raise NotImplementedError
+
+    def divergence(self, stress: torch.Tensor) -> torch.Tensor:
+        """B^T sigma / G, the nodal forces of a stress: minus its divergence. (B, G, 6, N...) -> (B, 3, N...)."""
+        raise NotImplementedError
+
+    def symbol(self, stiffness: torch.Tensor, frequencies: Sequence[torch.Tensor]) -> torch.Tensor:
+        """B^H C B by frequency; real, because the stencil is its own mirror image.
+
+        Args:
+            stiffness: C, the same in all voxels, (6, 6).
+            frequencies: Those of :func:`frequencies`.
+
+        Returns:
+            (3, 3, F...) float64.
+        """
+        raise NotImplementedError
+
+    def mean_gradient(self, displacement: torch.Tensor) -> torch.Tensor:
+        """The mean of B u over the integration points of each voxel. (B, 3, N...) -> (B, 6, N...)."""
+        raise NotImplementedError
+
+    def divergence_of_uniform(self, stress: torch.Tensor, modulus: torch.Tensor) -> torch.Tensor:
+        """Nodal forces of a uniform stress times a modulus of each voxel. (B, 6), (B, 1, N...) -> (B, 3, N...)."""
+        raise NotImplementedError
+
+    def stiffness(self, units: Sequence[tuple[float, float]]) -> Stiffness:
+        """K = sum_p modulus_p B^T C_p B as an operator; C_p has the Lame parameters ``units[p]``."""
+        raise NotImplementedError
+
+
+class Stiffness:
+    """K u = B^T C B u for C = sum_p modulus_p C_p, C_p isotropic, each modulus a field of values by voxel."""
+
+    def __init__(self, discretization: Discretization, units: Sequence[tuple[float, float]]):
+        self.discretization, self.units = discretization, units
+
+    def __call__(self, displacement: torch.Tensor, moduli: torch.Tensor) -> torch.Tensor:
+        """Shape: (B, 3, N1, N2, N3), (B, P, N1, N2, N3) -> (B, 3, N1, N2, N3)."""
+        strain = self.discretization.gradient(displacement)
+        lam, mu = elasticity.lame_fields(moduli, self.units)
+        return self.discretization.divergence(elasticity.hooke(strain, lam[:, None], mu[:, None]))
+
+
+class Continuous(Discretization):
+    """Fourier derivative i xi of the trigonometric interpolant; one strain a voxel."""
+
+    name = "continuous"
+    integration_points = 1
+
+    def gradient(self, displacement):
+        spectrum = torch.fft.rfftn(displacement, dim=_AXES)  # (B, 3, F...)
+        k = [axis.to(displacement) for axis in self._derivatives(frequencies(self.shape, self.spacing))]
+        rows = [
+            1j * k[i] * spectrum[:, i] if i == j else 1j * (k[j] * spectrum[:, i] + k[i] * spectrum[:, j]) / SQRT2
+            for i, j in MANDEL_PAIRS
+        ]
+        return torch.fft.irfftn(torch.stack(rows, 1), s=self.shape, dim=_AXES)[:, None]  # (B, 1, 6, N...)
+
+    def divergence(self, stress):
+        spectrum = torch.fft.rfftn(stress[:, 0], dim=_AXES)  # (B, 6, F...)
+        k = [axis.to(stress) for axis in self._derivatives(frequencies(self.shape, self.spacing))]
+        rows = []
+        for i in range(3):
+            terms = [
+                k[q if i == p else p] * spectrum[:, n] / (1 if p == q else SQRT2)
+                for n, (p, q) in enumerate(MANDEL_PAIRS)
+                if i in (p, q)
+            ]
+            rows.append(-1j * (terms[0] + terms[1] + terms[2]))
+        return torch.fft.irfftn(torch.stack(rows, 1), s=self.shape, dim=_AXES)
+
+    def symbol(self, stiffness, frequencies):
+        k = torch.broadcast_tensors(*self._derivatives(frequencies))
+        b = torch.zeros(6, 3, *k[0].shape, dtype=torch.float64)  # B / i
+        for n, (i, j) in enumerate(MANDEL_PAIRS):
+            b[n, i] = k[j] if i == j else k[j] / SQRT2
+            b[n, j] = k[i] if i == j else k[i] / SQRT2
+        return torch.einsum("ni...,nm,mj...->ij...", b, stiffness.to(b), b)
+
+    def mean_gradient(self, displacement):
+        return self.gradient(displacement)[:, 0]
+
+    def divergence_of_uniform(self, stress, modulus):
+        return self.divergence((stress.to(modulus).view(-1, 6, 1, 1, 1) * modulus)[:, None])
+
+    def stiffness(self, units):
+        return Stiffness(self, units)
+
+    def _derivatives(self, frequencies):
+        """xi by axis, zero at the Nyquist frequency."""
+        return [
+            torch.where(axis.abs() * h > math.pi * (1 - 1e-12), 0, axis)
+            for axis, h in zip(frequencies, self.spacing, strict=True)
+        ]
+
+
+class Element(Discretization):
+    """A voxel as an element with a displacement at each of its eight corners, trilinear in between."""
+
+    #: Integration points along each axis, in units of the edge.
+    abscissae: tuple[float, ...]
+
+    def __init__(self, shape, spacing=(1.0, 1.0, 1.0)):
+        super().__init__(shape, spacing)
+        self._gradient = self.element_gradient(self.spacing)  # (G, 6, 3, 8)
+        self.integration_points = len(self._gradient)
+
+    @classmethod
+    def element_gradient(cls, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> torch.Tensor:
+        """B of one voxel: strain at its integration points from the displacements of its corners.
+
+        Returns:
+            (G, 6, 3, 8) float64: integration point, Mandel component, displacement component, corner.
+        """
+        points = torch.tensor(list(itertools.product(cls.abscissae, repeat=3)), dtype=torch.float64)
+        corners = torch.tensor(CORNERS, dtype=torch.float64)
+        value = 1 - corners + (2 * corners - 1) * points[:, None]  # (G, 8, 3): one factor of N_c(x) for each axis
+        slope = (2 * corners - 1) / torch.tensor(spacing, dtype=torch.float64)
+        shape_gradient = torch.stack(  # (G, 3, 8): dN_c / dx_j
+            [slope[:, j] * value[..., (j + 1) % 3] * value[..., (j + 2) % 3] for j in range(3)], dim=1
+        )
+        gradient = torch.zeros(len(points), 6, 3, 8, dtype=torch.float64)
+        for n, (i, j) in enumerate(MANDEL_PAIRS):
+            if i == j:
+                gradient[:, n, i] = shape_gradient[:, i]
+            else:  # sqrt(2) epsilon_ij = (u_i,j + u_j,i) / sqrt(2)
+                gradient[:, n, i] = shape_gradient[:, j] / SQRT2
+                gradient[:, n, j] = shape_gradient[:, i] / SQRT2
+        return gradient
+
+    @classmethod
+    def element_stiffness(cls, stiffness: torch.Tensor, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> torch.Tensor:
+        """Stiffness of one voxel over its volume: the mean over the integration points of B^T C B.
+
+        Returns:
+            (24, 24) float64; rows and columns run over (displacement component, corner).
+        """
+        b = cls.element_gradient(spacing).flatten(2)  # (G, 6, 24)
+        return torch.einsum("gna,nm,gmb->ab", b, stiffness.to(b), b) / len(b)
+
+    def gradient(self, displacement):
+        rows = self._gradient.flatten(2).flatten(0, 1).to(displacement)  # (6 G, 24)
+        return from_corners(rows, displacement).unflatten(1, (-1, 6))
+
+    def divergence(self, stress):
+        rows = self._gradient.flatten(2).flatten(0, 1).to(stress)  # (6 G, 24)
+        forces = rows.mT @ stress.reshape(len(stress), len(rows), -1)
+        share = forces.new_full((len(stress), 1, *self.shape), 1 / self.integration_points)
+        return to_corners(forces.view(-1, 24, *self.shape), share)
+
+    def symbol(self, stiffness, frequencies):
+        # Of the assembled element: sum over corners c, d of K[c, d] cos(xi . (d - c)).
+        matrix = self.element_stiffness(stiffness, self.spacing)
+        blocks = matrix.view(3, 8, 3, 8)
+        stencil: dict[tuple, torch.Tensor] = {}
+        for (c, first), (d, second) in itertools.product(enumerate(CORNERS), repeat=2):
+            offset = tuple(b - a for a, b in zip(first, second, strict=True))
+            offset = max(offset, tuple(-o for o in offset))  # the cosine of both is one
+            stencil[offset] = stencil.get(offset, 0) + blocks[:, c, :, d]
+        symbol = torch.zeros(1, dtype=matrix.dtype)
+        angles = [axis * h for axis, h in zip(frequencies, self.spacing, strict=True)]  # across a voxel
+        for offset, block in stencil.items():
+            phase = torch.broadcast_tensors(*angles)[0] * 0
+            for o, angle in zip(offset, angles, strict=True):
+                phase = phase + o * angle
+            symbol = symbol + block.view(3, 3, 1, 1, 1) * torch.cos(phase)
+        return symbol
+
+    def mean_gradient(self, displacement):
+        if fast.use(displacement.device):
+            return fast.loops.mean_strain(displacement, self.spacing)
+        return from_corners(self._gradient.mean(0).flatten(1).to(displacement), displacement)
+
+    def divergence_of_uniform(self, stress, modulus):
+        mean = self._gradient.mean(0).flatten(1).to(modulus)  # (6, 24)
+        corner_forces = (stress.to(modulus) @ mean).view(-1, 24, 1, 1, 1)
+        return to_corners(corner_forces.expand(-1, -1, *self.shape), modulus)
+
+    def stiffness(self, units):
+        return ElementStiffness(self, units)
+
+
+class ElementStiffness(Stiffness):
+    """K u by elements: corner values times the matrix of the element, added up at the nodes."""
+
+    def __init__(self, discretization: Element, units: Sequence[tuple[float, float]]):
+        super().__init__(discretization, units)
+        self.matrices = [
+            discretization.element_stiffness(elasticity.stiffness_from_lame(*unit), discretization.spacing)
+            for unit in units
+        ]
+        self._blocks: Any = None
+
+    def __call__(self, displacement, moduli):
+        if fast.use(displacement.device):
+            if self._blocks is None:
+                self._blocks = fast.loops.corner_modes(self.matrices)
+            return fast.loops.nodal_forces(displacement, moduli, self._blocks)
+        parts = zip(self.matrices, moduli[:, None].unbind(2), strict=True)
+        forces = [to_corners(from_corners(k.to(displacement), displacement), modulus) for k, modulus in parts]
+        return forces[0] if len(forces) == 1 else forces[0] + forces[1]
+
+
+class Rotated(Element):
+    """One integration point, the centre of the voxel."""
+
+    name = "rotated"
+    abscissae = (0.5,)
+
+
+class Hex8(Element):
+    """2 x 2 x 2 Gauss points."""
+
+    name = "hex8"
+    abscissae = (0.5 - math.sqrt(1 / 12), 0.5 + math.sqrt(1 / 12))
+
+
+class BBar(Hex8):
+    """Hex8 with the volumetric strain averaged over the element."""
+
+    name = "bbar"
+
+    @classmethod
+    def element_gradient(cls, spacing=(1.0, 1.0, 1.0)):
+        gradient = super().element_gradient(spacing)
+        trace = gradient[:, :3].sum(1)  # (G, 3, 8)
+        gradient[:, :3] += ((trace.mean(0) - trace) / 3)[:, None]
+        return gradient
+
+
+#: The discretizations by name.
+KINDS: dict[str, type[Discretization]] = {kind.name: kind for kind in (Continuous, Rotated, Hex8, BBar)}
+DISCRETIZATIONS = tuple(KINDS)
+
+
+def make(name: str, shape: Sequence[int], spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> Discretization:
+    """The discretization of that name on a grid.
+
+    Raises:
+        ValueError: For an unknown name.
+    """
+    return KINDS[_checks.one_of("discretization", name, DISCRETIZATIONS)](shape, spacing)
+
+
+def from_corners(matrix: torch.Tensor, nodal: torch.Tensor) -> torch.Tensor:
+    """``matrix`` times the corner values of every voxel: a periodic convolution with a 2 x 2 x 2 kernel.
+
+    Shape: (R, 24), (B, 3, N1, N2, N3) -> (B, R, N1, N2, N3).
+    """
+    padded = F.pad(nodal, (0, 1, 0, 1, 0, 1), mode="circular")
+    return F.conv3d(padded, matrix.view(-1, 3, 2, 2, 2))
+
+
+def to_corners(corner_forces: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Add up, at each node, ``weight`` times the corner forces of its eight voxels.
+
+    Shape: (B, 24, N1, N2, N3), (B, 1, N1, N2, N3) -> (B, 3, N1, N2, N3).
+    """
+    batch, _, *shape = corner_forces.shape
+    forces = corner_forces.reshape(batch, 3, 8, *shape)
+    padded = corner_forces.new_zeros(batch, 3, *(n + 1 for n in shape))
+    for corner, (a, b, c) in enumerate(CORNERS):
+        # One pass for product and sum.
+        padded[:, :, a : a + shape[0], b : b + shape[1], c : c + shape[2]].addcmul_(forces[:, :, corner], weight)
+    # The last plane of each axis is the first one of the next period.
+    padded[:, :, 0] += padded[:, :, -1]
+    padded[:, :, :, 0] += padded[:, :, :, -1]
+    padded[..., 0] += padded[..., -1]
+    return padded[:, :, :-1, :-1, :-1].contiguous()
+
+
+def frequencies(
+    shape: Sequence[int], spacing: Sequence[float] = (1.0, 1.0, 1.0), half: bool = True
+) -> list[torch.Tensor]:
+    """Angular frequencies xi by axis, in radians per unit of length.
+
+    Args:
+        shape: Voxels by axis.
+        spacing: Edges of a voxel.
+        half: Only those that a real Fourier transform has.
+
+    Returns:
+        Three float64 tensors, shaped to broadcast: (N1, 1, 1), (1, N2, 1), (1, 1, N3 // 2 + 1 or N3).
+    """
+    axes = [torch.fft.fftfreq(n, dtype=torch.float64) for n in shape]
+    if half:
+        axes[2] = torch.fft.rfftfreq(shape[2], dtype=torch.float64)
+    scaled = [2 * math.pi * axis / h for axis, h in zip(axes, spacing, strict=True)]
+    return [axis.view([-1 if a == b else 1 for b in range(3)]) for a, axis in enumerate(scaled)]
+
+
+def centred_derivatives(shape: Sequence[int]) -> torch.Tensor:
+    """Symbol of d/dx_j at the centre of a voxel: difference along axis j, mean along the others (``rotated``).
+
+    Returns:
+        (3, N1, N2, N3 // 2 + 1) complex128, for voxels of edge 1.
+    """
+    turns = [torch.exp(1j * angle) for angle in frequencies(shape)]
+    return torch.stack([(turns[j] - 1) * (turns[j - 1] + 1) * (turns[j - 2] + 1) / 4 for j in range(3)])

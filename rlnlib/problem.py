@@ -1,0 +1,181 @@
+"""div sigma = 0 in a periodic cell under a macroscopic strain: what is given of an elastic cell problem.
+
+A cell problem is the labels of the voxels, the material of each label, the macroscopic strain, and the edges of a
+voxel. The finite-element solver (:mod:`rlnlib.voxel_fe`) and the Lippmann-Schwinger form
+(:mod:`rlnlib.lippmann_schwinger`) both start from it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+
+from rlnlib import _checks, elasticity
+
+
+@dataclass(frozen=True)
+class CellProblem:
+    """A batch of cells of one shape.
+
+    Attributes:
+        labels: Phase of each voxel, (B, N1, N2, N3) int64.
+        phases: (young, poisson) of each label.
+        macroscopic_strain: Mean strain of each cell, (B, 6) float64, Mandel.
+        spacing: Edges of a voxel, in any unit of length.
+    """
+
+    labels: torch.Tensor
+    phases: list[tuple[float, float]]
+    macroscopic_strain: torch.Tensor
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N1, N2, N3)."""
+        return tuple(self.labels.shape[1:])
+
+    @property
+    def contrast(self) -> float:
+        """Largest over smallest Young's modulus."""
+        moduli = [young for young, _ in self.phases]
+        return max(moduli) / min(moduli)
+
+    @property
+    def has_one_poisson_ratio(self) -> bool:
+        return len({nu for _, nu in self.phases}) == 1
+
+    def part(self, cells: slice, device: torch.device) -> CellProblem:
+        """Some of the cells, on a device."""
+        return replace(
+            self, labels=self.labels[cells].to(device), macroscopic_strain=self.macroscopic_strain[cells].to(device)
+        )
+
+    def by_voxel(self, table: torch.Tensor) -> torch.Tensor:
+        """The value of each voxel's phase. Shape: (P,) -> (B, 1, N1, N2, N3)."""
+        return table.to(self.labels.device)[self.labels][:, None]
+
+    def lame(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lame's lambda and mu of each voxel, two float64 fields (B, 1, N1, N2, N3)."""
+        lam, mu = elasticity.lame_table(self.phases).unbind(1)
+        return self.by_voxel(lam), self.by_voxel(mu)
+
+    def in_units(self) -> tuple[CellProblem, Units]:
+        """The same problem with moduli, loads and voxels of the order of one, and the units that give it back.
+
+        In Pa, the squares of nodal forces overflow float32. The units are powers of two, so that no digit changes.
+        """
+        modulus = _power_of_two(min(young for young, _ in self.phases))
+        length = _power_of_two(min(self.spacing))
+        largest = self.macroscopic_strain.abs().amax(1)
+        strain = torch.ldexp(torch.ones_like(largest), torch.frexp(torch.where(largest > 0, largest, 1))[1] - 1)
+        problem = replace(
+            self,
+            phases=[(young / modulus, nu) for young, nu in self.phases],
+            macroscopic_strain=self.macroscopic_strain / strain[:, None],
+            spacing=tuple(edge / length for edge in self.spacing),
+        )
+        return problem, Units(modulus, strain, length)
+
+
+@dataclass(frozen=True)
+class Units:
+    """What to multiply the fields of a scaled problem by; ``strain`` (B,) is by cell."""
+
+    modulus: float
+    strain: torch.Tensor
+    length: float
+
+
+def _power_of_two(value: float) -> float:
+    """The largest power of two that is not above ``value``."""
+    return math.ldexp(1.0, math.frexp(value)[1] - 1)
+
+
+def cell_problem(
+    stiff,
+    contrast: float | None = None,
+    poisson: float = 0.3,
+    macroscopic_strain=(1, 0, 0, 0, 0, 0),
+    phases: list[tuple[float, float]] | None = None,
+    spacing=(1, 1, 1),
+    device: torch.device | str | None = None,
+) -> CellProblem:
+    """Check what a user gives, and make a cell problem of it.
+
+    Args:
+        stiff: (B, N1, N2, N3), or (N1, N2, N3) for a batch of one: bool or 0/1 with ``contrast``, else phase labels.
+        contrast: Young's modulus of the stiff phase; that of the soft one is 1.
+        poisson: Poisson ratio of both.
+        macroscopic_strain: (6,) or (B, 6), Mandel order 11, 22, 33, 23, 13, 12.
+        phases: In place of ``contrast``: (young, poisson) of each label.
+        spacing: Edges of a voxel along the three axes; only their ratios matter for strain and stress.
+        device: Where the labels shall lie; by default where they are.
+
+    Raises:
+        ValueError: For a wrong shape, label, contrast, Poisson ratio, strain or spacing.
+    """
+    phases = _checks.as_phases(contrast, poisson, phases)
+    labels = _checks.as_labels(stiff, len(phases))
+    labels = labels.to(device or labels.device)
+    strain = _checks.mandel_vector("macroscopic_strain", macroscopic_strain, batch=len(labels)).to(labels.device)
+    return CellProblem(labels, phases, strain, as_spacing(spacing))
+
+
+def as_spacing(spacing) -> tuple[float, float, float]:
+    """Three positive edges of a voxel, none more than a thousand times another."""
+    try:
+        edges = tuple(_checks.positive("spacing", edge) for edge in spacing)
+    except TypeError as error:
+        raise ValueError(f"spacing must be the three edges of a voxel; it is {spacing!r}.") from error
+    if len(edges) != 3:
+        raise ValueError(f"spacing must be the three edges of a voxel; it has {len(edges)} values.")
+    if max(edges) > 1000 * min(edges):
+        raise ValueError(f"spacing must not have edges more than 1000 times another; it is {edges}.")
+    return edges
+
+
+def as_medium(reference) -> tuple[float, float]:
+    """(young, poisson) of a reference medium."""
+    try:
+        young, nu = reference
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"reference must be (young, poisson) of the reference medium; it is {reference!r}.") from error
+    return _checks.positive("reference: Young's modulus", young), _checks.poisson_ratio(nu)
+
+
+def split_load(macroscopic_strain, macroscopic_stress, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tell prescribed strains from prescribed stresses in a mixed load.
+
+    Args:
+        macroscopic_strain: (6,) or (B, 6), Mandel; NaN where the stress is prescribed. None: NaN everywhere.
+        macroscopic_stress: The same with strain and stress exchanged.
+        batch: B.
+
+    Returns:
+        Strain and stress, (B, 6) each, with 0 in place of NaN, and (6,) bool, True where the stress is prescribed.
+
+    Raises:
+        ValueError: Where a component has both, or neither, or where the cells differ in which components have what.
+    """
+    given = {"macroscopic_strain": macroscopic_strain, "macroscopic_stress": macroscopic_stress}
+    free, values = {}, {}
+    for name, value in given.items():
+        raw = torch.as_tensor([math.nan] * 6 if value is None else value, dtype=torch.float64)
+        values[name] = _checks.mandel_vector(name, torch.nan_to_num(raw, nan=0.0, posinf=math.inf), batch)
+        free[name] = raw.isnan().reshape(-1, 6)
+        if not bool((free[name] == free[name][0]).all()):
+            raise ValueError(f"{name} must prescribe the same components in all cells; it has NaN in different ones.")
+    of_stress = ~free["macroscopic_stress"][0]
+    wrong = torch.nonzero(of_stress != free["macroscopic_strain"][0]).flatten().tolist()
+    if wrong:
+        names = [("11", "22", "33", "23", "13", "12")[n] for n in wrong]
+        raise ValueError(
+            f"Each component must have either a macroscopic_strain or a macroscopic_stress, and NaN for the other; the "
+            f"components {', '.join(names)} have both or neither."
+        )
+    return values["macroscopic_strain"], values["macroscopic_stress"], of_stress
