@@ -72,7 +72,8 @@ class CellProblem:
         modulus = _power_of_two(min(young for young, _ in self.phases))
         length = _power_of_two(min(self.spacing))
         largest = self.macroscopic_strain.abs().amax(1)
-        strain = torch.ldexp(torch.ones_like(largest), torch.frexp(torch.where(largest > 0, largest, 1))[1] - 1)
+        exponent = torch.frexp(torch.where(largest > 0, largest, 1))[1] - 1
+        strain = torch.pow(torch.full_like(largest, 2.0), exponent)  # torch.ldexp would go through float32
         problem = replace(
             self,
             phases=[(young / modulus, nu) for young, nu in self.phases],

@@ -230,7 +230,7 @@ def test_single_precision_output_is_the_double_one(name, random_cells):
     single = rlnlib.solve_strain(cells, 50.0, discretization=name, dtype=torch.float32)
     double = rlnlib.solve_strain(cells, 50.0, discretization=name)
     assert single.strain.dtype == torch.float32 and bool(single.converged.all())
-    assert 0 < (single.strain - double.strain).abs().max() < 1e-4
+    assert 0 < (single.strain - double.strain).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("contrast", [1e-6, 1e-3, 1e3, 1e6])
