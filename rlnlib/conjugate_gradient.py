@@ -95,15 +95,17 @@ def conjugate_gradient(
         # Written so that a NaN, from a direction without energy, is due too.
         due = ~(size > torch.maximum(threshold, REPLACE_AT * true_norm)[active]) | spent
         if bool(due.any()):
+            del image  # no more than must be is in memory now, when float64 fields join it
             cells, part = active[due], problem.select(active[due])
-            candidate = solution[cells] + u[due].to(solution)  # (2.)
-            exact = part.rhs - part.apply(candidate)
+            candidate = solution[cells].add_(u[due])  # (2.)
+            exact = part.apply(candidate).neg_().add_(part.rhs)
             exact_norm = norm(exact)
             better = exact_norm < true_norm[cells]
             stalled = ~(exact_norm < 0.5 * true_norm[cells])  # (4.)
-            solution[cells] = torch.where(over_cells(better, candidate), candidate, solution[cells])
-            true_norm[cells] = torch.where(better, exact_norm, true_norm[cells])
+            solution[cells[better]] = candidate[better]
+            true_norm[cells[better]] = exact_norm[better]
             residual[due], u[due] = exact.to(residual), 0
+            del candidate, exact
             going = torch.ones_like(due)
             going[due] = (true_norm[cells] > threshold[cells]) & ~stalled & ~spent[due]  # (3.)
             if not bool(going.all()):  # (1.)
@@ -116,6 +118,7 @@ def conjugate_gradient(
         rz_new = _inner(residual, z)
         direction = direction.mul_(over_cells(rz_new / rz, z)).add_(z)
         rz = rz_new
+        del z
     scale = torch.where(rhs_norm > 0, rhs_norm, 1)
     residuals = torch.stack(history, 1) / scale[:, None]
     return solution, Statistics(true_norm <= threshold, iterations, residuals, true_norm / scale)

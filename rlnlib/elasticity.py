@@ -24,6 +24,7 @@ def lame_parameters(young: float, poisson: float) -> tuple[float, float]:
         ValueError: For a modulus <= 0 or a Poisson ratio outside (-1, 0.5).
     """
     young, poisson = _checks.positive("young", young), _checks.poisson_ratio(poisson)
+    young = _checks.within("young", young, 1e-300, 1e300)  # beyond, its inverse or multiples are not finite
     return young * poisson / ((1 + poisson) * (1 - 2 * poisson)), young / (2 * (1 + poisson))
 
 

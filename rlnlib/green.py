@@ -7,11 +7,12 @@ a Fourier transform makes it a 3 x 3 matrix for each frequency.
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
 
-from rlnlib import _checks, discretizations, elasticity, fast
+from rlnlib import _checks, discretizations, elasticity, fast, problem
 from rlnlib.discretizations import DISCRETIZATIONS
 
 __all__ = ["DISCRETIZATIONS", "Fourier", "GreenOperator"]
@@ -48,12 +49,11 @@ class GreenOperator:
         self.shape = tuple(_checks.positive_integer("an axis of shape", n, least=2) for n in shape)
         if len(self.shape) != 3:
             raise ValueError(f"shape must name three axes (N1, N2, N3); it is {self.shape}.")
-        self.spacing = tuple(_checks.positive("spacing", edge) for edge in spacing)
-        if len(self.spacing) != 3:
-            raise ValueError(f"spacing must be the three edges of a voxel; it is {self.spacing}.")
+        _checks.memory(f"The Green operator of {self.shape} voxels", 3 * 9 * 8 * math.prod(self.shape))
+        self.spacing = problem.as_spacing(spacing)
         self.discretization = discretizations.make(discretization, self.shape, self.spacing)
         self.lame = elasticity.lame_parameters(young, poisson)
-        self.device = torch.device(device or "cpu")
+        self.device = _checks.as_device(device)
         self.transform: Any = fast.transforms.choose(self.shape) if fast.use(self.device) else Fourier(self.shape)
         symbol = self.reference_symbol(self.transform.half)
         inverse = self.transform.spread(_inverse_where_regular(symbol))  # (3, 3, F...)

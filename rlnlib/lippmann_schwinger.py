@@ -202,10 +202,14 @@ def conduction_equation(
     Raises:
         ValueError: For labels without a conductivity, or a conductivity that is not positive.
     """
-    values = [_checks.positive("a conductivity", value) for value in conductivities]
+    given = _checks.as_tensor(conductivities, "conductivities")
+    if given.ndim != 1 or not len(given):
+        raise ValueError(f"conductivities must be one for each label; their shape is {tuple(given.shape)}.")
+    # Products of two shall be finite.
+    values = [_checks.within("a conductivity", value, 1e-150, 1e150) for value in given.tolist()]
     labels = _checks.as_labels(labels, len(values), name="labels")
     base = _checks.positive("reference", (min(values) + max(values)) / 2 if reference is None else reference)
-    mean = torch.as_tensor(mean_gradient, dtype=_checks.floating(dtype))
+    mean = _checks.as_tensor(mean_gradient, "mean_gradient").to(_checks.floating(dtype))
     if mean.shape != (3,) or not bool(torch.isfinite(mean).all()):
         raise ValueError(f"mean_gradient must be three finite numbers; it is {mean_gradient!r}.")
     shape, axes = labels.shape[1:], (-3, -2, -1)
@@ -256,13 +260,13 @@ def scattering_equation(potential, wavenumber: float, spacing: float) -> Governi
     Raises:
         ValueError: For a potential of another shape, or a grid too coarse for the wave (k h >= 2).
     """
-    values = torch.as_tensor(potential, dtype=torch.float64)
+    values = _checks.as_tensor(potential, "potential").to(torch.float64)
     if values.ndim != 2 or values.numel() == 0 or not bool(torch.isfinite(values).all()):
         raise ValueError(f"potential must be finite with the shape (B, N); its shape is {tuple(values.shape)}.")
-    k, h = _checks.positive("wavenumber", wavenumber), _checks.positive("spacing", spacing)
+    k, h = _checks.within("wavenumber", wavenumber, 1e-100, 1e100), _checks.within("spacing", spacing, 1e-100, 1e100)
     if k * h >= 2:
         raise ValueError(f"wavenumber * spacing is {k * h:g}: the grid carries waves below 2 only. Refine it.")
-    phase = math.acos(1 - (k * h) ** 2 / 2)  # q h
+    phase = 2 * math.asin(k * h / 2)  # q h
     position = torch.arange(values.shape[1], dtype=torch.float64)
     incoming = torch.exp(1j * phase * position)
     # G(x, s) with L_a G = delta (eq. 15), times the length h of the sum's steps; (N, N).

@@ -122,19 +122,18 @@ def cell_problem(
     """
     phases = _checks.as_phases(contrast, poisson, phases)
     labels = _checks.as_labels(stiff, len(phases))
-    labels = labels.to(device or labels.device)
+    labels = labels.to(_checks.as_device(device, labels.device))
     strain = _checks.mandel_vector("macroscopic_strain", macroscopic_strain, batch=len(labels)).to(labels.device)
     return CellProblem(labels, phases, strain, as_spacing(spacing))
 
 
 def as_spacing(spacing) -> tuple[float, float, float]:
     """Three positive edges of a voxel, none more than a thousand times another."""
-    try:
-        edges = tuple(_checks.positive("spacing", edge) for edge in spacing)
-    except TypeError as error:
-        raise ValueError(f"spacing must be the three edges of a voxel; it is {spacing!r}.") from error
-    if len(edges) != 3:
-        raise ValueError(f"spacing must be the three edges of a voxel; it has {len(edges)} values.")
+    values = _checks.as_tensor(spacing, "spacing")
+    if values.shape != (3,):
+        raise ValueError(f"spacing must be the three edges of a voxel; its shape is {tuple(values.shape)}.")
+    first, second, third = (_checks.positive("spacing", edge) for edge in values.tolist())
+    edges = first, second, third
     if max(edges) > 1000 * min(edges):
         raise ValueError(f"spacing must not have edges more than 1000 times another; it is {edges}.")
     return edges
@@ -142,11 +141,8 @@ def as_spacing(spacing) -> tuple[float, float, float]:
 
 def as_medium(reference) -> tuple[float, float]:
     """(young, poisson) of a reference medium."""
-    try:
-        young, nu = reference
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"reference must be (young, poisson) of the reference medium; it is {reference!r}.") from error
-    return _checks.positive("reference: Young's modulus", young), _checks.poisson_ratio(nu)
+    young, nu = _checks.pair("reference", reference)
+    return _checks.positive("reference: Young's modulus", young), _checks.poisson_ratio(nu, "reference: Poisson ratio")
 
 
 def split_load(macroscopic_strain, macroscopic_stress, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -166,7 +162,7 @@ def split_load(macroscopic_strain, macroscopic_stress, batch: int) -> tuple[torc
     given = {"macroscopic_strain": macroscopic_strain, "macroscopic_stress": macroscopic_stress}
     free, values = {}, {}
     for name, value in given.items():
-        raw = torch.as_tensor([math.nan] * 6 if value is None else value, dtype=torch.float64)
+        raw = _checks.as_tensor([math.nan] * 6 if value is None else value, name).to(torch.float64).cpu()
         values[name] = _checks.mandel_vector(name, torch.nan_to_num(raw, nan=0.0, posinf=math.inf), batch)
         free[name] = raw.isnan().reshape(-1, 6)
         if not bool((free[name] == free[name][0]).all()):

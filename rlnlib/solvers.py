@@ -129,7 +129,8 @@ def inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     Summed plane by plane and then over the planes: the order, and so the last bit, does not depend on the number of
     threads or on the batch, as it does in one sum over all.
     """
-    return (a * b).sum((-1, -2)).flatten(1).sum(1)
+    planes = [(x * y).sum((-1, -2)) for x, y in zip(a.unbind(1), b.unbind(1), strict=True)]  # one component at a time
+    return torch.stack(planes, 1).flatten(1).sum(1)
 
 
 class FixedPointEquation(Protocol):

@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 
 from rlnlib import _checks, elasticity, fast, green, lippmann_schwinger, problem, solvers
 from rlnlib.conjugate_gradient import conjugate_gradient
-from rlnlib.fast import cores
 from rlnlib.problem import CellProblem
 from rlnlib.solvers import Solution, StoppingRule
 
@@ -167,14 +166,17 @@ def _solve(cell: CellProblem, discretization, stopping, dtype, progress, solver,
         medium = choose(scaled.phases)
     else:
         medium = reference[0] / units.modulus, reference[1]
-    chunk, workers = cores.chunking(math.prod(cell.shape), device)
-    arguments = (cell.shape, discretization, *medium, kept_dtype, device, scaled.spacing)
+    chunk, workers = fast.cores.chunking(math.prod(cell.shape), device)
+    # The preconditioner alone needs the operator's inverse, 72 bytes a voxel in float64: once, as the loop takes it.
+    is_float32 = dtype == "mixed" and solver == "conjugate_gradient" and cell.contrast <= _FLOAT32_CONTRAST
+    work_dtype = torch.float32 if is_float32 else kept_dtype
+    arguments = (cell.shape, discretization, *medium, work_dtype, device, scaled.spacing)
 
     def solve(first: int) -> Solution:
         cells = slice(first, first + chunk)
         strain_unit = units.strain[cells].to(device)
         rule = replace(stopping, unit=strain_unit * units.modulus if solver == "conjugate_gradient" else strain_unit)
-        return _solve_chunk(scaled.part(cells, device), operator, rule, dtype, watch, solver)
+        return _solve_chunk(scaled.part(cells, device), operator, rule, kept_dtype, watch, solver)
 
     def show(iteration: int, residual: float) -> None:
         bar.set_postfix_str(f"iteration {iteration}, residual {residual:.0e}")
@@ -183,14 +185,14 @@ def _solve(cell: CellProblem, discretization, stopping, dtype, progress, solver,
     parts = []
     with (
         tqdm(total=len(cell), unit="cell", disable=not progress) as bar,
-        cores.one_thread_of_torch(device, torch.get_num_threads()),
+        fast.cores.one_thread_of_torch(device, torch.get_num_threads()),
     ):
         if chunk > 1:
             operator = _cached_operator(*arguments, fast_parts=fast.use(device))
         else:
             operator = green.GreenOperator(*arguments)
         chunk = min(chunk, math.ceil(len(cell) / workers))  # few cells keep all workers busy, too
-        for part in cores.map_on_cores(solve, range(0, len(cell), chunk), workers):
+        for part in fast.cores.map_on_cores(solve, range(0, len(cell), chunk), workers):
             parts.append(part)
             bar.update(len(part.converged))
     return _in_users_units(solvers.concatenate(parts), units)
@@ -198,12 +200,10 @@ def _solve(cell: CellProblem, discretization, stopping, dtype, progress, solver,
 
 def _solve_chunk(cell: CellProblem, operator, stopping, dtype, watch, solver) -> Solution:
     if solver == "conjugate_gradient":
-        equilibrium = VoxelProblem(cell, operator)
-        work_dtype = operator.dtype
-        if dtype == "mixed" and cell.contrast <= _FLOAT32_CONTRAST:
-            work_dtype = torch.float32
-        u, statistics = conjugate_gradient(equilibrium, stopping, work_dtype, watch)
+        equilibrium = VoxelProblem(cell, operator, dtype)
+        u, statistics = conjugate_gradient(equilibrium, stopping, operator.dtype, watch)
         strain = equilibrium.strain(u, cell.macroscopic_strain)
+        del equilibrium
     else:
         equation = lippmann_schwinger.from_green_operator(cell, operator)
         y, statistics = solvers.iterate(equation, solvers.ITERATIONS[solver](equation), stopping, watch)
@@ -262,11 +262,12 @@ class VoxelProblem:
 
     Args:
         cell: Labels, phases and macroscopic strain.
-        operator: Discretization, grid, reference medium and precision.
+        operator: Discretization, grid and reference medium.
+        dtype: Precision of K and f, by default the operator's.
     """
 
-    def __init__(self, cell: CellProblem, operator: green.GreenOperator):
-        self.operator = operator
+    def __init__(self, cell: CellProblem, operator: green.GreenOperator, dtype: torch.dtype | None = None):
+        self.operator, dtype = operator, dtype or operator.dtype
         if cell.has_one_poisson_ratio:
             table = torch.tensor([[young] for young, _ in cell.phases], dtype=torch.float64)
             self.units = [elasticity.lame_parameters(1.0, cell.phases[0][1])]
@@ -274,13 +275,13 @@ class VoxelProblem:
             table, self.units = elasticity.lame_table(cell.phases), [(1.0, 0.0), (0.0, 1.0)]
         self.stiffness = operator.discretization.stiffness(self.units)
         moduli = torch.cat([cell.by_voxel(column) for column in table.unbind(1)], 1)  # (B, P, N1, N2, N3)
-        self.moduli = moduli.to(operator.dtype)
+        self.moduli = moduli.to(dtype)
         self.rhs = self._force(moduli, cell.macroscopic_strain)
 
     def _force(self, moduli, macroscopic_strain) -> torch.Tensor:
         """f = -B^T C macroscopic strain (eq. 2 for the uniform part). Shape: (B, P, N...), (B, 6) -> (B, 3, N...)."""
         # Only what exceeds the cell's smallest modulus makes a force, so that of a homogeneous cell is exactly 0.
-        excess = (moduli - moduli.amin((2, 3, 4), keepdim=True)).to(self.operator.dtype)
+        excess = (moduli - moduli.amin((2, 3, 4), keepdim=True)).to(self.moduli)
         unit = torch.stack([elasticity.stiffness_from_lame(*pair) for pair in self.units]).to(macroscopic_strain.device)
         stress = torch.einsum("pnm,bm->pbn", unit, macroscopic_strain)  # (P, B, 6)
         force = excess.new_zeros(len(excess), 3, *excess.shape[2:])

@@ -196,7 +196,12 @@ def test_an_equation_with_another_b_does_not_remember_the_first(random_cells):
         (lambda: lippmann_schwinger.conduction_equation(np.zeros((1, 3, 3, 3), bool), [1.0, -1.0]), "conductivity"),
         (lambda: lippmann_schwinger.conduction_equation(np.full((1, 3, 3, 3), 2), [1.0, 2.0]), "labels"),
         (lambda: lippmann_schwinger.conduction_equation(np.zeros((1, 3, 3, 3), bool), [1, 2], (1, 0)), "three"),
+        (lambda: lippmann_schwinger.conduction_equation(np.zeros((1, 3, 3, 3), bool), [1, 1e308]), "conductivity"),
+        (lambda: lippmann_schwinger.conduction_equation(np.zeros((1, 3, 3, 3), bool), [5e-324, 1]), "conductivity"),
+        (lambda: lippmann_schwinger.conduction_equation(np.zeros((1, 3, 3, 3), bool), 2), "conductivities"),
         (lambda: lippmann_schwinger.scattering_equation(torch.zeros(4), 1.0, 0.1), "shape"),
+        (lambda: lippmann_schwinger.scattering_equation(torch.zeros(1, 4), 1e-320, 0.1), "wavenumber"),
+        (lambda: green.GreenOperator((3, 3, 3), young=1e-320), "young"),
         (lambda: lippmann_schwinger.scattering_equation(torch.zeros(1, 4), 3.0, 1.0), "Refine"),
         (lambda: lippmann_schwinger.scattering_equation(torch.full((1, 4), math.nan), 3.0, 0.1), "finite"),
     ],
@@ -204,6 +209,15 @@ def test_an_equation_with_another_b_does_not_remember_the_first(random_cells):
 def test_bad_input_is_refused_with_a_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_a_potential_may_be_a_flipped_view_and_a_wave_may_be_long():
+    potential = np.linspace(0, 1, 7)[None]
+    flipped = lippmann_schwinger.scattering_equation(potential[:, ::-1], 1.0, 0.1)
+    copied = lippmann_schwinger.scattering_equation(potential[:, ::-1].copy(), 1.0, 0.1)
+    assert torch.equal(flipped.phi(flipped.reference), copied.phi(copied.reference))
+    long = lippmann_schwinger.scattering_equation(potential, 1e-30, 0.1)
+    assert bool(long.phi(long.reference).isfinite().all())
 
 
 def test_an_equation_without_transpose_says_so(random_cells):
