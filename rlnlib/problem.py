@@ -74,11 +74,12 @@ class CellProblem:
         largest = self.macroscopic_strain.abs().amax(1)
         exponent = torch.frexp(torch.where(largest > 0, largest, 1))[1] - 1
         strain = torch.pow(torch.full_like(largest, 2.0), exponent)  # torch.ldexp would go through float32
+        first, second, third = (edge / length for edge in self.spacing)
         problem = replace(
             self,
             phases=[(young / modulus, nu) for young, nu in self.phases],
             macroscopic_strain=self.macroscopic_strain / strain[:, None],
-            spacing=tuple(edge / length for edge in self.spacing),
+            spacing=(first, second, third),
         )
         return problem, Units(modulus, strain, length)
 
