@@ -2,8 +2,9 @@
 
 Loaded by ``tools/build.py compare``. Processors and their libraries round differently, so that a number with a decimal
 point or an exponent, or a whole number of percent, may differ by one unit of its last printed digit, of which at most
-six significant ones count. Words, signs, other whole numbers and the number of outputs must be the same; how many
-spaces stand between them does not count.
+six significant ones count. What rounding leaves of zero, such as 2e-13, agrees with any other such number. Words,
+signs, other whole numbers and the number of outputs must be the same; how many spaces stand between them does not
+count.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import re
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w])")
 
+#: Numbers in exponent form up to this are rounding, which differs between processors: they agree with each other.
+ROUNDING = 1e-9
+
 
 def agree(stored: str, new: str) -> bool:
     """Whether a text is a stored one up to the last printed digit of its numbers."""
@@ -23,10 +27,16 @@ def agree(stored: str, new: str) -> bool:
     pairs = zip(NUMBER.finditer(stored), NUMBER.finditer(new), strict=True)
     return all(
         one[0] == other[0]
+        or (rounding(one[0]) and rounding(other[0]))
         or abs(float(one[0].replace(",", "")) - float(other[0].replace(",", "")))
         <= max(unit(stored, one), unit(new, other)) * (1 + 1e-9)
         for one, other in pairs
     )
+
+
+def rounding(number: str) -> bool:
+    """Whether a number in exponent form is so small that it is what rounding has left of zero."""
+    return "e" in number.lower() and abs(float(number.replace(",", ""))) <= ROUNDING
 
 
 def unit(text: str, number: re.Match) -> float:

@@ -54,6 +54,32 @@ def show(figure: Figure, caption: str, alt: str) -> None:
     )
 
 
+def table(header: Sequence, rows: Sequence[Sequence], caption: str) -> None:
+    """Display a table with its caption: words to the left, numbers to the right; the first column heads the rows.
+
+    Raises ValueError for an empty caption, or a row of another length than the header.
+    """
+    _need_texts(caption, "table")
+    if wrong := [row for row in rows if len(row) != len(header)]:
+        raise ValueError(f"Each row needs {len(header)} entries, as the header has; {wrong[0]!r} has {len(wrong[0])}.")
+
+    def entry(tag: str, value, column: int) -> str:
+        scope = {"th": ' scope="col"'}.get(tag, "") if column or tag == "th" else ""
+        side = "left" if column == 0 else "right"
+        return f'<{tag}{scope} style="text-align:{side}">{html.escape(str(value))}</{tag}>'
+
+    def line(tag: str, values: Sequence) -> str:
+        return "<tr>" + "".join(entry(tag, value, column) for column, value in enumerate(values)) + "</tr>"
+
+    body = "".join(line("td", row) for row in rows)
+    display(
+        HTML(
+            f'<table class="rln-table"><caption>{html.escape(caption)}</caption><thead>{line("th", header)}</thead>'
+            f"<tbody>{body}</tbody></table>"
+        )
+    )
+
+
 def player(frames: Sequence[Figure], titles: Sequence[str], caption: str, alt: str, label: str = "frame") -> None:
     """Display pictures to leaf through: :func:`player_page`, for slices through a cell or the passes of a solver."""
     display(HTML(player_page(frames, titles, caption, alt, label)))
@@ -80,7 +106,7 @@ def player_page(frames: Sequence[Figure], titles: Sequence[str], caption: str, a
         for frame, title in zip(frames, titles, strict=True)
     )
     return (
-        f'<figure class="rln-figure rln-player" tabindex="0" role="group" aria-label="{html.escape(label)}s to leaf '
+        f'<figure class="rln-figure rln-player" tabindex="0" role="group" aria-label="{html.escape(label)}: leaf '
         f'through with the arrow keys"><style>{_PLAYER_STYLE}</style>{pictures}'
         f'<div class="rln-controls" hidden><label>{html.escape(label)} '
         f'<input type="range" min="0" max="{len(frames) - 1}" value="0" step="1"></label>'

@@ -97,6 +97,16 @@ def check(*, shipped: bool = False, **parameters) -> None:
         )
 
 
+def missed(what: str, difference, limit: float) -> None:
+    """Print by how much a statement is missed, the largest absolute value of ``difference``, as a power of ten.
+
+    Raises AssertionError where that is more than ``limit``, or not a number.
+    """
+    size = float(torch.as_tensor(difference).detach().abs().max())
+    assert size <= limit, f"{what}: missed by {size:.1e}, which is more than {limit:.0e}."
+    print(f"{what}: missed by {size:.0e}")
+
+
 def provenance(device: torch.device) -> str:
     """Library version and commit, profile, device and torch version, in one line."""
     made_with = [f"rlnlib {__version__}"]

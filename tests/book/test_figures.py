@@ -21,6 +21,25 @@ def test_a_figure_is_shown_with_its_texts(monkeypatch):
     assert not plt.fignum_exists(figure.number)
 
 
+def test_a_table_aligns_its_numbers_and_carries_its_caption(monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures, "display", shown.append)
+    figures.table(["pass", "error"], [["first < 2", "1.5 %"], ["second", "0.5 %"]], "Error by pass.")
+    page = shown[0].data
+    assert "<caption>Error by pass.</caption>" in page and "first &lt; 2" in page
+    assert page.count('scope="col"') == 2 and page.count("text-align:right") == 3
+    with pytest.raises(ValueError, match="needs 2 entries"):
+        figures.table(["pass", "error"], [["one"]], "Error by pass.")
+
+
+def test_what_is_missed_is_printed_as_a_power_of_ten_and_refused_where_it_is_large(capsys):
+    notebook.missed("(11)", torch.tensor([1e-13, -2.3e-13]), 1e-12)
+    assert capsys.readouterr().out == "(11): missed by 2e-13\n"
+    for difference in (torch.tensor([1e-13, -2e-12]), np.array([np.nan])):
+        with pytest.raises(AssertionError, match="missed by"):
+            notebook.missed("(11)", difference, 1e-12)
+
+
 def test_the_same_figure_has_the_same_bytes(monkeypatch):
     shown = []
     monkeypatch.setattr(figures, "display", shown.append)
