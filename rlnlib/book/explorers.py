@@ -10,10 +10,12 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import ipywidgets as widgets
+import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from rlnlib import lippmann_schwinger, microstructure, rln, solvers, voxel_fe, weight_files
+from rlnlib import _checks, lippmann_schwinger, microstructure, rln, solvers, voxel_fe, weight_files
 from rlnlib.book import figures
 from rlnlib.metrics import mase
 
@@ -87,6 +89,58 @@ def _strain(size, grain_size, stiff_fraction, seed, contrast, iterations=2000) -
         warnings.simplefilter("ignore", RuntimeWarning)  # few iterations do not converge, and are meant not to
         cell = _cell(size, grain_size, stiff_fraction, seed)
         return voxel_fe.solve_strain(cell, contrast, rtol=1e-6, max_iterations=iterations).strain[0, 0]
+
+
+def explore_bar(segments: int = 16, contrast: float = 10.0, seed: int = 0) -> Explorer:
+    """Moulinec's iteration on a bar of two phases: contrast, soft fraction, reference medium and passes.
+
+    ``reference`` is the modulus of the reference medium as a multiple of the one half-way between the phases.
+    Raises ValueError for fewer than two segments, or a contrast that is not positive.
+    """
+    segments = _checks.positive_integer("segments", segments, least=2)
+    contrast = _checks.positive("contrast", contrast)
+
+    def draw(contrast, soft_fraction, reference, seed, passes):
+        soft = min(max(round(soft_fraction * segments), 1), segments - 1)
+        modulus = np.full(segments, contrast)
+        modulus[np.random.default_rng(seed).permutation(segments)[:soft]] = 1
+        exact = 1 / modulus / np.mean(1 / modulus)
+        medium = reference * (contrast + 1) / 2
+        y, errors, shown = np.ones(segments), [], None
+        for i in range(31):
+            errors.append(100 * np.abs(y - exact).mean())
+            shown = y if i == passes else shown
+            polarization = (modulus - medium) * y
+            y = 1 - (polarization - polarization.mean()) / medium
+        factor = abs(1 - (soft * contrast + segments - soft) / segments / medium)
+        figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.0))
+        left.stairs(exact, color=figures.PALETTE[1], linestyle="--", label="formula")
+        left.stairs(shown, color=figures.PALETTE[0], linewidth=1.6, label=f"pass {passes}")
+        left.set(xlabel="segment", ylabel="strain", ylim=(-0.5, 1.2 * exact.max()))
+        left.legend(fontsize=8)
+        right.semilogy(np.maximum(errors, 1e-12), ".-", color="0.6")
+        right.semilogy(passes, max(errors[passes], 1e-12), "o", color=figures.PALETTE[0])
+        right.set(xlabel="pass", ylabel="MASE, percent", ylim=(1e-4, 1e4))
+        return figure, f"pass {passes}: error {errors[passes]:.2g} %, times {factor:.2f} in each pass"
+
+    controls = {
+        "contrast": _slider(widgets.FloatLogSlider, "contrast", contrast, 0, 3, step=0.1),
+        "soft_fraction": _slider(widgets.FloatSlider, "soft fraction", 0.25, 0.0, 1.0, step=0.05),
+        "reference": _slider(widgets.FloatSlider, "reference medium", 1.0, 0.3, 2.0, step=0.05),
+        "seed": _slider(widgets.IntSlider, "seed", seed, 0, 99),
+        "passes": _slider(widgets.IntSlider, "passes", 3, 0, 30),
+    }
+    return Explorer(
+        controls,
+        draw,
+        "passes",
+        (0, 1, 2, 3, 4, 6, 8, 12, 20),
+        f"Moulinec's iteration on a random bar of {segments} segments, a quarter of them soft, at contrast {contrast:g}, with "
+        "the reference medium half-way between the phases. Left, the strain after some passes and the formula's; right, "
+        "the error of each pass.",
+        "Two panels. Left, the steps of the strain grow from a flat line to the dashed steps of the formula. Right, the "
+        "error falls along a straight line on a logarithmic scale, and a dot on it marks the pass.",
+    )
 
 
 def explore_cell(size: int = 16, grain_size: int = 6, contrast: float = 50.0, seed: int = 0) -> Explorer:

@@ -8,13 +8,15 @@ pytest.importorskip("ipywidgets")
 from rlnlib.book import explorers
 
 MOVED = {
+    "bar": {"contrast": 100.0, "soft_fraction": 0.6, "reference": 0.6, "seed": 1, "passes": 1},
     "cell": {"grain_size": 2, "stiff_fraction": 0.6, "contrast": 10.0, "seed": 1, "iterations": 2, "slice": 1},
     "solvers": {"grain_size": 2, "contrast": 10.0, "seed": 1, "iteration": 1},
 }
 
 
 def make(name):
-    return {"cell": explorers.explore_cell, "solvers": explorers.explore_solvers}[name](size=8)
+    explore = getattr(explorers, f"explore_{name}")
+    return explore(segments=8) if name == "bar" else explore(size=8)
 
 
 @pytest.mark.parametrize("name", MOVED)
@@ -48,6 +50,18 @@ def test_the_network_stays_at_its_last_pass_where_the_solvers_go_on():
         lines[iteration] = explorer.line.value.split(": ")[1].split(", ")
     assert len({line.split()[-2] for line in lines[0]}) == 1, "one start for all"
     assert lines[5][2] == lines[10][2] and lines[5][:2] != lines[10][:2]
+
+
+def test_the_bar_converges_with_the_medium_half_way_and_runs_away_with_a_soft_one():
+    explorer = explorers.explore_bar(segments=8, contrast=10.0)
+    explorer.controls["soft_fraction"].value = 0.85
+    errors = {}
+    for reference in (1.0, 0.4):
+        explorer.controls["reference"].value = reference
+        for passes in (1, 30):
+            explorer.controls["passes"].value = passes
+            errors[reference, passes] = float(explorer.line.value.split("error ")[1].split(" %")[0])
+    assert errors[1.0, 30] < 1e-3 * errors[1.0, 1] and errors[0.4, 30] > 1e3 * errors[0.4, 1]
 
 
 @pytest.mark.parametrize("name", MOVED)
