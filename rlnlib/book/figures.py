@@ -19,6 +19,7 @@ from IPython.display import HTML, display
 from matplotlib.figure import Figure
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+NAMES = {"fln": "FLN", "rln-t": "RLN-t", "rln": "RLN"}  # the paper's, of the kinds of rlnlib.rln.KINDS
 PHASE_COLOURS = "viridis"  # as in the paper: yellow is stiff, purple is soft
 
 
