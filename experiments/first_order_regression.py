@@ -2,7 +2,7 @@
 
     python experiments/first_order_regression.py --out data/results/first_order_regression.json
 
-The test cells are those that the shipped networks were tested on, and the kernels are fitted to the training part of the
+The test cells are those that the shipped networks were tested on; the kernels are fitted to the training part of the
 same data set. In the record, by contrast: the error of the uniform guess, of the first-order kernel by the number of
 cells it was fitted to, of the shipped FLN, and of passes that each have kernels of their own and see the strain of the
 pass before, cut up by phase: strain_xx alone, or all six components (fitted to fewer cells, for the memory).
@@ -15,7 +15,7 @@ import torch
 
 import common
 import rlnlib
-from rlnlib import checkpoints, dataset, lippmann_schwinger, metrics, regression, rln
+from rlnlib import dataset, lippmann_schwinger, metrics, regression, rln, weight_files
 
 
 def error(predicted: torch.Tensor, true: torch.Tensor) -> dict:
@@ -64,7 +64,7 @@ def measure(cells: torch.Tensor, split: torch.Tensor, contrast: float, options) 
         "first_order": by_cells,
         "fln": fln,
         "fln_weights": common.weights_used("fln", contrast, options.size),
-        "fln_training_cells": checkpoints.pretrained_header("fln", contrast)["training_cells"],
+        "fln_training_cells": weight_files.pretrained_header("fln", contrast)["training_cells"],
         "passes_xx": passes(*xx, options.passes, 1e-9),
         "passes_six": {"cells": options.few, "errors": passes(*few, options.passes, 1e-4)},
         "linear_map_is_above_the_fln": by_cells[str(len(train[0]))]["mean"] > fln["mean"],

@@ -1,8 +1,8 @@
 """target = sum_c k^c * field^c: convolution kernels fitted to data by linear least squares, frequency by frequency.
 
 With the phase indicators m^h as fields and the strain as target, the kernels are the first-order ones of the
-materials knowledge systems (Landi, Niezgoda & Kalidindi 2010): what is left of eq. 11 where the strain on its right-hand
-side is uniform.
+materials knowledge systems (Landi, Niezgoda & Kalidindi 2010): what is left of eq. 11 where the strain on its
+right-hand side is uniform.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ MOVED = {
     "bar": {"contrast": 100.0, "soft_fraction": 0.6, "reference": 0.6, "seed": 1, "passes": 1},
     "cell": {"grain_size": 2, "stiff_fraction": 0.6, "contrast": 10.0, "seed": 1, "iterations": 2, "slice": 1},
     "solvers": {"grain_size": 2, "contrast": 10.0, "seed": 1, "iteration": 1},
+    "kernel": {"contrast": 50.0, "n_cells": 16, "seed": 1, "slice": 1},
 }
 
 
@@ -62,6 +63,15 @@ def test_the_bar_converges_with_the_medium_half_way_and_runs_away_with_a_soft_on
             explorer.controls["passes"].value = passes
             errors[reference, passes] = float(explorer.line.value.split("error ")[1].split(" %")[0])
     assert errors[1.0, 30] < 1e-3 * errors[1.0, 1] and errors[0.4, 30] > 1e3 * errors[0.4, 1]
+
+
+def test_the_kernel_that_cells_of_weak_contrast_teach_is_that_of_the_equation():
+    explorer = explorers.explore_kernel(size=8)
+    rest = {}
+    for contrast in (2.0, 50.0):
+        explorer.controls["contrast"].value = contrast
+        rest[contrast] = float(explorer.line.value.split("rest ")[1].rstrip(" %"))
+    assert rest[2.0] < 10 and rest[50.0] > 2 * rest[2.0]
 
 
 @pytest.mark.parametrize("name", MOVED)
