@@ -13,9 +13,8 @@ error of the first-order kernel, fitted to all training cells, is above the FLN'
 
 import torch
 
-import common
 import rlnlib
-from rlnlib import dataset, lippmann_schwinger, metrics, regression, rln, weight_files
+from rlnlib import dataset, lippmann_schwinger, metrics, provenance, regression, rln, weight_files
 
 
 def error(predicted: torch.Tensor, true: torch.Tensor) -> dict:
@@ -63,7 +62,7 @@ def measure(cells: torch.Tensor, split: torch.Tensor, contrast: float, options) 
         "uniform": error(torch.ones_like(true), true),
         "first_order": by_cells,
         "fln": fln,
-        "fln_weights": common.weights_used("fln", contrast, options.size),
+        "fln_weights": provenance.weights_used("fln", contrast, options.size),
         "fln_training_cells": weight_files.pretrained_header("fln", contrast)["training_cells"],
         "passes_xx": passes(*xx, options.passes, 1e-9),
         "passes_six": {"cells": options.few, "errors": passes(*few, options.passes, 1e-4)},
@@ -72,7 +71,7 @@ def measure(cells: torch.Tensor, split: torch.Tensor, contrast: float, options) 
 
 
 def main():
-    options = common.parse(
+    options = provenance.parse(
         __doc__, cells=5120, size=16, seed=0, contrasts=(10.0, 50.0), fewer=(32, 128, 512), few=512, passes=5
     )
     made = rlnlib.generate_cells(options.cells, size=options.size, seed=options.seed)
@@ -82,7 +81,7 @@ def main():
     for contrast in options.contrasts:
         rows.append(measure(torch.from_numpy(made)[kept], split[kept], contrast, options))
         print({name: rows[-1][name] for name in ("contrast", "uniform", "first_order", "fln")}, flush=True)
-    common.write("How far does a linear map from microstructure to strain get?", options, {"rows": rows})
+    provenance.write_record("How far does a linear map from microstructure to strain get?", options, {"rows": rows})
 
 
 if __name__ == "__main__":
