@@ -42,19 +42,25 @@ def passes(train: tuple, test: tuple, number: int, cutoff: float) -> list[dict]:
     return errors
 
 
+def strain_of(cells: torch.Tensor, contrast: float) -> torch.Tensor:
+    """Shape: (B, N, N, N) -> (B, 6, N, N, N)."""
+    return rlnlib.solve_strain(cells, contrast, rtol=1e-4, dtype=torch.float32).strain.double()
+
+
 def measure(cells: torch.Tensor, split: torch.Tensor, contrast: float, options) -> dict:
-    solved = rlnlib.solve_strain(cells, contrast, rtol=1e-4, dtype=torch.float32)
-    phases, strain = rln.phase_indicators(cells, torch.float64), solved.strain.double()
-    train, test = ((phases[split == part], strain[split == part]) for part in (0, 2))
+    phases, xx = rln.phase_indicators(cells, torch.float64), strain_of(cells, contrast)[:, :1]
+    train, test = ((phases[split == part], xx[split == part]) for part in (0, 2))
     true = test[1][:, 0]
-    few = [tuple(part[: options.few] for part in kept) for kept in (train, test)]
+    few = []
+    for part in (0, 2):
+        chosen = cells[split == part][: options.few]
+        few.append((rln.phase_indicators(chosen, torch.float64), strain_of(chosen, contrast)))
     by_cells = {}
     for n in [*options.fewer, len(train[0])]:
-        kernels = regression.fit_kernels(train[0][:n], train[1][:n, :1] - 1)
+        kernels = regression.fit_kernels(train[0][:n], train[1][:n] - 1)
         by_cells[str(n)] = error(1 + lippmann_schwinger.convolve(kernels, test[0])[:, 0], true)
     predicted = rlnlib.predict_strain(rlnlib.load_pretrained("fln", contrast), cells[split == 2]).double()
     fln = error(predicted, true)
-    xx = [(part[0], part[1][:, :1]) for part in (train, test)]
     return {
         "contrast": contrast,
         "training_cells": len(train[0]),
@@ -64,7 +70,7 @@ def measure(cells: torch.Tensor, split: torch.Tensor, contrast: float, options) 
         "fln": fln,
         "fln_weights": provenance.weights_used("fln", contrast, options.size),
         "fln_training_cells": weight_files.pretrained_header("fln", contrast)["training_cells"],
-        "passes_xx": passes(*xx, options.passes, 1e-9),
+        "passes_xx": passes(train, test, options.passes, 1e-9),
         "passes_six": {"cells": options.few, "errors": passes(*few, options.passes, 1e-4)},
         "linear_map_is_above_the_fln": by_cells[str(len(train[0]))]["mean"] > fln["mean"],
     }
