@@ -1,0 +1,123 @@
+"""The front page: numbers from the records in place of ``{{ name }}``, a map of the chapters, and the picture.
+
+The text is book/intro.md. Nothing on the page is typed by hand that a record, a notebook or the table of contents says.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import yaml
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+import rlnlib
+from rlnlib import weight_files
+from rlnlib.book import figures
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTRASTS = (10.0, 50.0)
+
+
+def make(folder: Path, notebooks: list[Path]) -> None:
+    """Complete the front page in a copy of the folder book/, and put its picture there."""
+    introduction = folder / "intro.md"
+    introduction.write_text(page(introduction.read_text(encoding="utf-8"), notebooks), encoding="utf-8")
+    (folder / "static" / "front.png").write_bytes(figures.png(picture()))
+
+
+def record(path: str) -> dict:
+    return json.loads((ROOT / path).read_text(encoding="utf-8"))
+
+
+def numbers() -> dict[str, str]:
+    """What ``{{ name }}`` stands for: every number of the front page, as text."""
+    found: dict[str, str] = {}
+    for name in ("fln-10", "rln-10", "rln-10-31", "rln-50-31"):
+        test = record(f"data/pretrained/{name}.test.json")
+        error = np.std(test["mase"], ddof=1) / len(test["mase"]) ** 0.5
+        found[name] = f"{np.mean(test['mase']):.2f}"
+        found[f"{name} with error"] = f"{np.mean(test['mase']):.2f} ± {error:.2f}"
+        found[f"{name} hours"] = f"{test['minutes'] / 60:.0f}"
+    for row in record("data/results/first_order_regression.json")["rows"]:
+        best = list(row["first_order"].values())[-1]
+        found[f"kernel-{row['contrast']:g}"] = f"{best['mean']:.1f}"
+    elements = record("data/results/finite_element.json")["against_bbar_on_cells_like_the_papers"]
+    for contrast in CONTRASTS:
+        found[f"hex8-{contrast:g}"] = f"{elements[f'{contrast:g}']['hex8']['mean']:.1f}"
+        for name, time in times(contrast).items():
+            found[f"{name}, {contrast:g}"] = f"{time:.0f}"
+    for row in record("data/results/small_then_large.json")["rows"]:
+        found[f"{row['trained_on']} on {row['size']}, {row['contrast']:g}"] = f"{row['mean']:.1f}"
+    return found
+
+
+def times(contrast: float) -> dict[str, float]:
+    """Milliseconds a cell of 31^3 until each method has the lowest error of the RLN, cells together, by method."""
+    reached: dict[str, list[tuple[float, float]]] = {}
+    for row in record("benchmarks/results/time_accuracy_31.json")["rows"]:
+        if row["contrast"] == contrast and row["mode"] == "together":
+            pairs = zip(row["seconds_a_cell"], row["mase_percent"], strict=True)
+            reached.setdefault(row["method"], []).extend(pairs)
+    wanted = min(error for _, error in reached["RLN"])
+    methods = ("RLN", "fixed point", "conjugate gradients")
+    return {name: 1000 * min(s for s, error in reached[name] if error <= wanted) for name in methods}
+
+
+def page(text: str, notebooks: list[Path]) -> str:
+    """The front page with its numbers and its map. Raises ValueError for a name that stands for nothing."""
+    known = {**numbers(), "map": chapter_map(notebooks)}
+    if unknown := sorted({name for name in re.findall(r"\{\{ (.+?) \}\}", text) if name not in known}):
+        raise ValueError(f"book/intro.md names {', '.join(unknown)}: tools/front_page.py knows {', '.join(known)}.")
+    return re.sub(r"\{\{ (.+?) \}\}", lambda found: known[found[1]], text)
+
+
+def chapter_map(notebooks: list[Path]) -> str:
+    """The chapters by part, each with its number, its title as a link, and what it asks or shows."""
+    paths, lines, number = {path.stem: path for path in notebooks}, [], 0
+    for part in yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))["parts"]:
+        stems = [Path(c["file"]).stem for c in part["chapters"] if c["file"].startswith("notebooks/")]
+        if stems:
+            lines.append(f"\n**{part['caption']}**\n")
+        for stem in stems:
+            number += 1
+            opening = nbformat.read(paths[stem], as_version=4).cells[0].source
+            title = opening.splitlines()[0].lstrip("# ")
+            lines.append(f"{number}. [{title}](../notebooks/{stem}.ipynb): {purpose(opening)}")
+    return "\n".join(lines)
+
+
+def purpose(opening: str) -> str:
+    """The question that the first cell of a chapter asks below its title, or the first sentence of what it shows."""
+    paragraphs = [" ".join(part.split()) for part in opening.split("\n\n")]
+    if paragraphs[1].endswith("?"):
+        return paragraphs[1]
+    shown = next(part for part in paragraphs if part.startswith("**Shows**")).removeprefix("**Shows** ")
+    return re.split(r"(?<=[.?:]) ", shown)[0].rstrip(":.") + "."
+
+
+def picture() -> Figure:
+    """A unit cell, its strain and the network's: of 31^3 voxels, at contrast 50, the middle slice."""
+    cell = rlnlib.generate_cells(1, 31, (5, 8), (0.6, 0.6), seed=2)
+    strain = rlnlib.solve_strain(cell, 50.0, rtol=1e-6).strain[:, 0]
+    predicted = rlnlib.predict_strain(weight_files.load_pretrained("rln", 50.0, 31), cell)
+    error = float(rlnlib.mase(predicted, strain)[0])
+    figures.use_style()
+    figure, panels = plt.subplots(1, 3, figsize=(8.4, 2.75), dpi=144)
+    phases = ListedColormap(["#440154", "#fde725"])  # purple and yellow, as in the paper
+    panels[0].imshow(cell[0, :, :, 15], cmap=phases, origin="lower")
+    handles = [plt.Rectangle((0, 0), 1, 1, color=phases(n)) for n in (0, 1)]
+    panels[0].legend(handles, ["soft", "50 times as stiff"], loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2)
+    for panel, field in zip(panels[1:], (strain, predicted), strict=True):
+        drawn = panel.imshow(field[0, :, :, 15], vmin=0, vmax=3, origin="lower")
+    titles = ("a unit cell", "its strain, solved", f"predicted: {error:.1f} % off on average")
+    for panel, title in zip(panels, titles, strict=True):
+        panel.set(title=title, xticks=[], yticks=[])
+        panel.spines[:].set_visible(False)
+    figure.colorbar(drawn, ax=panels[1:].tolist(), label="strain / mean strain", shrink=0.9, extend="max")
+    return figure
