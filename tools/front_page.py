@@ -12,22 +12,21 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
-import yaml
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 import rlnlib
+from project import ROOT, Failure, notebooks, read_yaml
 from rlnlib import weight_files
-from rlnlib.book import figures
+from rlnlib.book import benchmarks, figures
 
-ROOT = Path(__file__).resolve().parents[1]
 CONTRASTS = (10.0, 50.0)
 
 
-def make(folder: Path, notebooks: list[Path]) -> None:
+def make(folder: Path) -> None:
     """Complete the front page in a copy of the folder book/, and put its picture there."""
     introduction = folder / "intro.md"
-    introduction.write_text(page(introduction.read_text(encoding="utf-8"), notebooks), encoding="utf-8")
+    introduction.write_text(page(introduction.read_text(encoding="utf-8")), encoding="utf-8")
     (folder / "static" / "front.png").write_bytes(figures.png(picture()))
 
 
@@ -60,7 +59,7 @@ def numbers() -> dict[str, str]:
 def times(contrast: float) -> dict[str, float]:
     """Milliseconds a cell of 31^3, cells together: the RLN's five passes, and the others until they have its error."""
     network, reached = [], {"fixed point": [], "conjugate gradients": []}
-    for row in record("benchmarks/results/time_accuracy_31.json")["rows"]:
+    for row in benchmarks.derive(record("benchmarks/results/time_accuracy_31.json"))["rows"]:
         if row["contrast"] == contrast and row["mode"] == "together":
             pairs = list(zip(row["seconds_a_cell"], row["mase_percent"], strict=True))
             if row["method"] == "RLN":
@@ -72,18 +71,18 @@ def times(contrast: float) -> dict[str, float]:
     return {"RLN": 1000 * seconds, **others}
 
 
-def page(text: str, notebooks: list[Path]) -> str:
-    """The front page with its numbers and its map. Raises ValueError for a name that stands for nothing."""
-    known = {**numbers(), "map": chapter_map(notebooks)}
+def page(text: str) -> str:
+    """The front page with its numbers and its map. Raises Failure for a name that stands for nothing."""
+    known = {**numbers(), "map": chapter_map()}
     if unknown := sorted({name for name in re.findall(r"\{\{ (.+?) \}\}", text) if name not in known}):
-        raise ValueError(f"book/intro.md names {', '.join(unknown)}: tools/front_page.py knows {', '.join(known)}.")
+        raise Failure(f"book/intro.md names {', '.join(unknown)}: tools/front_page.py knows {', '.join(known)}.")
     return re.sub(r"\{\{ (.+?) \}\}", lambda found: known[found[1]], text)
 
 
-def chapter_map(notebooks: list[Path]) -> str:
+def chapter_map() -> str:
     """The chapters by part, each with its number, its title as a link, and what it asks or shows."""
-    paths, lines, number = {path.stem: path for path in notebooks}, [], 0
-    for part in yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))["parts"]:
+    paths, lines, number = {path.stem: path for path in notebooks()}, [], 0
+    for part in read_yaml(ROOT / "_toc.yml")["parts"]:
         stems = [Path(c["file"]).stem for c in part["chapters"] if c["file"].startswith("notebooks/")]
         if stems:
             lines.append(f"\n**{part['caption']}**\n")

@@ -11,6 +11,7 @@ import nbformat
 
 import benchmark_tables
 import claims_page
+import front_page
 from project import ROOT, Failure, notebooks, read_yaml
 from rlnlib import weight_files
 from rlnlib.book import benchmarks, claims
@@ -22,11 +23,12 @@ MADE = "_made"
 
 
 def make(book: Path, copies: list[Path]) -> None:
-    """Write the generated part of each page of the folder ``book``; ``copies`` are the executed notebooks."""
+    """Write the generated parts of the pages of ``book``, its front page too; ``copies`` are the executed notebooks."""
     ledger = claims.ledger(ROOT / "book" / "claims.yml", copies, claims.record_files())
     (book / MADE).mkdir(exist_ok=True)
     for name, maker in MAKERS.items():
         (book / MADE / f"{name}.md").write_text(maker(ledger), encoding="utf-8")
+    front_page.make(book)
 
 
 def benchmark_page(_=None) -> str:

@@ -5,24 +5,24 @@ import re
 
 import pytest
 
-import build
 import front_page
+from project import ROOT, Failure, notebooks
 
-TEXT = (build.ROOT / "book" / "intro.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "book" / "intro.md").read_text(encoding="utf-8")
 
 
 def test_every_number_of_the_front_page_comes_from_a_record():
-    page = front_page.page(TEXT, build.notebooks())
+    page = front_page.page(TEXT)
     assert "{{" not in page
-    test = json.loads((build.ROOT / "data/pretrained/rln-10-31.test.json").read_text(encoding="utf-8"))
+    test = json.loads((ROOT / "data/pretrained/rln-10-31.test.json").read_text(encoding="utf-8"))
     assert f"{test['metrics']['mase_mean']:.2f} ±" in page
     known = front_page.numbers()
     assert set(known) >= set(re.findall(r"\{\{ (.+?) \}\}", TEXT)) - {"map"}
 
 
 def test_a_name_without_a_number_is_refused():
-    with pytest.raises(ValueError, match="no such number"):
-        front_page.page("{{ no such number }}", build.notebooks())
+    with pytest.raises(Failure, match="no such number"):
+        front_page.page("{{ no such number }}")
 
 
 def test_what_the_front_page_says_of_the_numbers_holds():
@@ -36,10 +36,10 @@ def test_what_the_front_page_says_of_the_numbers_holds():
 
 
 def test_the_map_has_every_chapter_in_its_order():
-    lines = front_page.chapter_map(build.notebooks()).splitlines()
+    lines = front_page.chapter_map().splitlines()
     listed = [re.search(r"^(\d+)\. \[.+\]\(\.\./notebooks/(\w+)\.ipynb\): .+[.?]$", line) for line in lines]
     found = [match.groups() for match in listed if match]
-    assert found == [(str(n), path.stem) for n, path in enumerate(build.notebooks(), start=1)]
+    assert found == [(str(n), path.stem) for n, path in enumerate(notebooks(), start=1)]
 
 
 def test_a_chapter_is_listed_with_its_question_or_with_what_it_shows():
