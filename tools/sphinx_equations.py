@@ -1,4 +1,5 @@
-"""A Sphinx extension: each equation numbered as in the paper is a place to link to, and "(11)" or "eq. 29" links there.
+"""A Sphinx extension: each equation numbered as in the paper is a place to link to, and "(11)" or "eq. 29" links there;
+the number in "chapter 7" links to that chapter.
 
 Numbers are the paper's, written as ``\\tag{11}`` where an equation stands, so that a notebook reads alike everywhere.
 A mention leads to the equation on its own page, if it is there, else to its first place in the book.
@@ -12,6 +13,8 @@ from docutils import nodes
 
 TAG = re.compile(r"\\tag\{(\d+[ab]?)\}")
 MENTION = re.compile(r"(?P<open>(?<!\w)\(|\beqs?\.\s)(?P<number>\d{1,2}[ab]?)(?![\w.,]*\d)(?=\)|\b)")
+#: "chapter 7", "chapters 14, 16 and 21", "chapters 12 to 14".
+CHAPTERS = re.compile(r"\b[Cc]hapters?\s+\d+(?:(?:,\s+|\s+and\s+|\s+to\s+)\d+)*\b")
 #: Text that is no prose, or a link already.
 SKIPPED = (nodes.reference, nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.title, nodes.raw)
 
@@ -32,29 +35,39 @@ def collect(app, doctree) -> None:
 
 
 def link(app, doctree, page: str) -> None:
-    """Make links of what the text says of numbered equations."""
-    if page in LEFT_OUT:
-        return
+    """Make links of what the text says of numbered equations and chapters."""
     equations = app.env.__dict__.get("paper_equations", {})
     order = {name: n for n, name in enumerate(app.env.toctree_includes.get(app.config.root_doc, []))}
+    chapters = {int(name[10:12]): name for name in app.env.found_docs if re.match(r"notebooks/\d\d_", name)}
+
+    def uri(target: str) -> str:
+        return "" if target == page else app.builder.get_relative_uri(page, target)
+
     for text in list(doctree.findall(nodes.Text)):
         ancestor = text.parent
         while ancestor is not None and not isinstance(ancestor, SKIPPED):
             ancestor = ancestor.parent
         if ancestor is not None:
             continue
-        parts, end = [], 0
+        links = []  # (start, end, address) of each number
         for found in MENTION.finditer(text):
             number = found["number"]
             if number not in equations or (found["open"] == "(" and text[found.end() : found.end() + 1] != ")"):
                 continue
             target = page if page in equations[number] else min(equations[number], key=lambda p: order.get(p, 0))
-            uri = "" if target == page else app.builder.get_relative_uri(page, target)
+            links.append((found.start("number"), found.end("number"), f"{uri(target)}#equation-{number}"))
+        for found in CHAPTERS.finditer(text):
+            for number in re.finditer(r"\d+", found[0]):
+                target = chapters.get(int(number[0]), page)
+                if target != page:
+                    links.append((found.start() + number.start(), found.start() + number.end(), uri(target)))
+        parts, end = [], 0
+        for first, last, address in sorted(links):
             parts += [
-                nodes.Text(text[end : found.start("number")]),
-                nodes.reference("", number, internal=True, refuri=f"{uri}#equation-{number}", classes=["rln-equation"]),
+                nodes.Text(text[end:first]),
+                nodes.reference("", text[first:last], internal=True, refuri=address, classes=["rln-equation"]),
             ]
-            end = found.end("number")
+            end = last
         if parts:
             text.parent.replace(text, [*parts, nodes.Text(text[end:])])
 
