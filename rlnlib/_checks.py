@@ -133,6 +133,19 @@ def positive_integer(name: str, value, least: int = 1, most: int = LARGEST) -> i
     return int(value)
 
 
+def from_environment(name: str, default: int, least: int = 1) -> int:
+    """A whole number that the environment gives under this name, such as torchrun's RANK."""
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    if not text.strip().isdecimal() or len(text) > 18 or int(text) < least:
+        raise ValueError(
+            f"The environment says {name}={text!r}, but it must be a whole number of at least {least}: start with "
+            f"torchrun, or unset it."
+        )
+    return int(text)
+
+
 def boolean(name: str, value) -> bool:
     """True or False, and nothing that Python would take for one of them."""
     if not isinstance(value, (bool, np.bool_)):

@@ -18,8 +18,9 @@ import torch
 from torch.utils.data import DataLoader
 
 import rlnlib
-from rlnlib import reproduce
-from rlnlib.dataset import making as dataset
+from rlnlib import dataset, reproduce
+from rlnlib.dataset import making
+from rlnlib.dataset.__main__ import main
 
 SMALL = {"size": 6, "grain_size": (1, 4), "contrast": 10.0, "repeats": 2}
 
@@ -32,6 +33,11 @@ def made(tmp_path_factory):
 @pytest.fixture
 def copy(made, tmp_path):
     return shutil.copy(made, tmp_path / "set.h5")
+
+
+def done(parts):
+    """How many records stand in finished blocks."""
+    return making.finished(parts, dataset.Parameters(40, **SMALL)).sum()
 
 
 def content(path):
@@ -82,13 +88,13 @@ def test_the_same_parameters_make_the_same_bits_on_one_and_two_threads(made, tmp
 
 def test_a_block_is_what_is_in_flight_and_less_than_a_second_of_work():
     cpu, threads = torch.device("cpu"), torch.get_num_threads()
-    assert [dataset._block(size**3, cpu) for size in (8, 16, 31)] == [32 * threads, 32 * threads, 4 * threads]
-    assert dataset._block(64**3, cpu) == 1  # all cores for one cell
-    assert dataset._block(31**3, torch.device("cuda")) == 2**23 // 31**3
+    assert [making.block_size(size**3, cpu) for size in (8, 16, 31)] == [32 * threads, 32 * threads, 4 * threads]
+    assert making.block_size(64**3, cpu) == 1  # all cores for one cell
+    assert making.block_size(31**3, torch.device("cuda")) == 2**23 // 31**3
 
 
 def test_a_killed_run_goes_on_where_it_stopped_and_computes_again_only_what_was_in_flight():
-    script = Path(__file__).with_name("kill_generation.py")
+    script = Path(__file__).parent / "stress" / "kill_generation.py"
     run = subprocess.run([sys.executable, script, "--kills", "8"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     count = json.loads(run.stdout)
@@ -97,7 +103,7 @@ def test_a_killed_run_goes_on_where_it_stopped_and_computes_again_only_what_was_
 
 
 def test_a_run_killed_after_its_file_got_its_name_clears_up(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(making.shutil, "rmtree", lambda *_, **__: None)
     path = dataset.make_dataset(tmp_path / "set.h5", 40, **SMALL)
     monkeypatch.undo()
     assert (tmp_path / "set.h5.parts").exists()
@@ -114,7 +120,7 @@ def test_an_existing_file_is_kept_and_other_parameters_are_refused(copy):
 
 
 def test_a_begun_file_with_other_parameters_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset, "_join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(making, "_join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         dataset.make_dataset(tmp_path / "set.h5", 2, **SMALL)
     monkeypatch.undo()
@@ -155,7 +161,7 @@ def test_each_of_two_processes_returns_when_the_set_is_complete_and_not_before(l
 
     first = start(1 - late)
     deadline = time.monotonic() + 120
-    while dataset._done(path.with_name("set.h5.parts"), 40).sum() < 20 and time.monotonic() < deadline:
+    while done(path.with_name("set.h5.parts")) < 20 and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.5)
     assert first.poll() is None and not path.exists()
@@ -172,18 +178,18 @@ def test_the_same_command_run_twice_at_once_makes_one_sound_file(made, tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["set.h5"]
 
 
-@pytest.mark.parametrize("step", ["write", "_done"])
+@pytest.mark.parametrize("step", ["write", "finished"])
 def test_another_process_that_joins_meanwhile_does_no_harm(step, made, tmp_path, monkeypatch):
     """It does so just before this one writes the joined file, or before this one looks which blocks are there."""
-    path, original, solved = tmp_path / "set.h5", getattr(dataset, step), []
+    path, original, solved = tmp_path / "set.h5", getattr(making, step), []
 
     def interrupted(*arguments):
-        monkeypatch.setattr(dataset, step, original)
+        monkeypatch.setattr(making, step, original)
         dataset.make_dataset(path, 40, **SMALL)
-        monkeypatch.setattr(dataset, "_solve", lambda *_: solved.append(1))
+        monkeypatch.setattr(making, "solve", lambda *_: solved.append(1))
         return original(*arguments)
 
-    monkeypatch.setattr(dataset, step, interrupted)
+    monkeypatch.setattr(making, step, interrupted)
     assert dataset.make_dataset(path, 40, **SMALL) == path
     assert path.read_bytes() == made.read_bytes() and not solved
     assert [file.name for file in tmp_path.iterdir()] == ["set.h5"]
@@ -224,9 +230,9 @@ def test_the_authors_arrays_come_into_the_same_layout(made, tmp_path, capsys):
         assert dataset.verify(path) == []
     for split, kind in (("train", 0), ("validation", 1)):
         command = ["import", str(tmp_path / f"{split}.h5"), "--contrast", "10", f"--{split}", *map(str, pair)]
-        assert dataset.main(command) == 0
+        assert main(command) == 0
         assert len(dataset.StrainDataset(tmp_path / f"{split}.h5", split)) == 40
-        assert dataset.main(command) == 2 and "exists" in capsys.readouterr().err
+        assert main(command) == 2 and "exists" in capsys.readouterr().err
         with h5py.File(tmp_path / f"{split}.h5") as file:
             assert set(file["split"][:]) == {kind} and file.attrs["source"] == "cells.npy, six.npy"
     with pytest.warns(UserWarning, match="check"):  # a wrong contrast
@@ -238,7 +244,7 @@ def test_the_authors_arrays_come_into_the_same_layout(made, tmp_path, capsys):
 
 
 def test_a_damaged_block_is_made_again(tmp_path, monkeypatch, made):
-    monkeypatch.setattr(dataset, "_join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(making, "_join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         dataset.make_dataset(tmp_path / "set.h5", 40, **SMALL)
     monkeypatch.undo()
@@ -253,7 +259,7 @@ def test_verify_names_damaged_records_and_repair_mends_them(copy, made):
         file["strain_xx"][3, 0, 0, 0] += 0.5
         file["stiff"][35, 1, 1, 1] ^= 1
     assert dataset.verify(copy) == [3, 35]
-    assert dataset.main(["verify", str(copy)]) == 1
+    assert main(["verify", str(copy)]) == 1
     assert dataset.repair(copy) == [3, 35]
     assert dataset.verify(copy) == []
     assert content(copy) == content(made)
@@ -272,7 +278,7 @@ def test_any_changed_byte_is_found_and_mended(copy, made, monkeypatch):
             damaged = dataset.verify(copy)
         except OSError as error:
             assert str(copy) in str(error)
-            assert dataset.main(["repair", str(copy)]) == dataset.main(["info", str(copy)]) == 2
+            assert main(["repair", str(copy)]) == main(["info", str(copy)]) == 2
             found["file"] += 1
             continue
         found["record" if damaged else "nothing"] += 1
@@ -295,13 +301,13 @@ def test_damaged_and_foreign_files_get_their_sentence(copy, tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match="make it"):
         dataset.StrainDataset(tmp_path / "absent.h5")
     copy.write_bytes(copy.read_bytes()[:5000])
-    with pytest.raises(OSError, match="truncated"):
+    with pytest.raises(OSError, match=r"truncated.*copy it again"):
         dataset.StrainDataset(copy)
     with h5py.File(tmp_path / "foreign.h5", "w") as file:
         file["x"] = 1
     with pytest.raises(OSError, match="not a complete data set"):
         dataset.read_parameters(tmp_path / "foreign.h5")
-    assert dataset.main(["info", str(tmp_path / "foreign.h5")]) == 2
+    assert main(["info", str(tmp_path / "foreign.h5")]) == 2
     assert "not a complete data set" in capsys.readouterr().err
 
 
@@ -330,7 +336,7 @@ def test_a_disk_that_runs_full_leaves_no_file_and_loses_nothing(part, made, tmp_
     with little_room(int(part * size)), pytest.raises(OSError, match=r"could not be written.*make room"):
         dataset.make_dataset(path, 40, block=4, **SMALL)
     assert not path.exists() and not list(tmp_path.glob("**/*.partial"))
-    kept = dataset._done(tmp_path / "set.h5.parts", 40).sum()
+    kept = done(tmp_path / "set.h5.parts")
     assert kept == (40 if part > 0.1 else 0)  # blocks are smaller than the whole
     dataset.make_dataset(path, 40, **SMALL)
     assert path.read_bytes() == made.read_bytes()
@@ -341,7 +347,7 @@ def test_a_small_disk_that_is_full_gets_its_sentence(made, tmp_path, capsys):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", tmp_path], capture_output=True).returncode:
         pytest.skip("this container cannot mount")
     try:
-        assert dataset.main(["make", str(tmp_path / "set.h5"), *OPTIONS]) == 2
+        assert main(["make", str(tmp_path / "set.h5"), *OPTIONS]) == 2
         assert "make room" in capsys.readouterr().err
         assert not (tmp_path / "set.h5").exists()
     finally:
@@ -391,8 +397,204 @@ def test_unknown_splits_are_refused(made):
 def test_the_committed_sample_is_what_its_command_makes(tmp_path):
     sample = Path(__file__).resolve().parent.parent / "data" / "sample_16.h5"
     assert dataset.verify(sample) == []
-    assert dataset.main(["make", str(tmp_path / "again.h5"), "--n", "40", "--size", "16", "--contrast", "50"]) == 0
+    assert main(["make", str(tmp_path / "again.h5"), "--n", "40", "--size", "16", "--contrast", "50"]) == 0
     stored, again = (dataset.StrainDataset(path).tensors() for path in (sample, tmp_path / "again.h5"))
     assert torch.equal(stored[0], again[0])
     assert rlnlib.mase(again[1], stored[1]).max() < 0.05  # the last bits depend on the processor
     assert dataset.read_parameters(sample) == dataset.read_parameters(tmp_path / "again.h5")
+
+
+# Damage that would be read as data, and what users do with files that are open, not theirs, or not ours.
+
+
+def flip(path, old: bytes, new: bytes):
+    """Change a text in the file, as a flipped bit does; HDF5 has no checksum there."""
+    content = path.read_bytes()
+    assert content.count(old) >= 1 and len(old) == len(new)
+    path.write_bytes(content.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"contrast": 10.0', b'"contrast": 11.0'),
+        (b'"contrast": 10.0', b'"contrast": 90.0'),
+        (b'"seed": 0', b'"seed": 8'),
+        (b'"rtol": 0.0001', b'"rtol": 0.0003'),
+        (b'"discretization": "bbar"', b'"discretization": "hex8"'),
+        (b'"grain_size": [1, 4]', b'"grain_size": [1, 5]'),
+        (b'"grain_size": [1, 4]', b'"grain_size": [2, 4]'),
+        (b'"stiff_fraction": [0.0, 1.0]', b'"stiff_fraction": [0.1, 1.0]'),
+        (b'"stiff_fraction": [0.0, 1.0]', b'"stiff_fraction": [0.0, 0.8]'),
+    ],
+)
+def test_a_changed_parameter_is_found_and_nothing_is_repaired_by_it(old, new, copy):
+    with h5py.File(copy, "r+") as file:
+        file["strain_xx"][3, 0, 0, 0] += 0.5
+    flip(copy, old, new)
+    before = copy.read_bytes()
+    for action in (dataset.verify, dataset.repair):
+        with pytest.raises(OSError, match=copy.name):
+            action(copy)
+    assert copy.read_bytes() == before
+
+
+def test_a_set_that_another_generator_designed_is_not_repaired(copy, monkeypatch):
+    with h5py.File(copy, "r+") as file:
+        file["strain_xx"][3, 0, 0, 0] += 0.5
+    original = making.microstructure.design
+    monkeypatch.setattr(making.microstructure, "design", lambda *a: (original(*a)[0][::-1], original(*a)[1]))
+    with pytest.raises(OSError, match="another grain_size"):
+        dataset.repair(copy)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_damaged_record_is_not_handed_out(in_memory, copy):
+    index = int(dataset.StrainDataset(copy, "train").records[2])
+    with h5py.File(copy, "r+") as file:
+        file["strain_xx"][index, 0, 0, 0] += 1e-3
+    with pytest.raises(OSError, match=rf"record {index} does not match its checksum.*verify"):
+        dataset.StrainDataset(copy, "train", in_memory=in_memory).tensors()
+    assert len(dataset.StrainDataset(copy, "test", in_memory=in_memory).tensors()[0]) == 16
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"n": 10**15, "repeats": 1}, "memory"),
+        ({"repeats": 10**9}, "multiple"),
+        ({"n": 10**6, "repeats": 10**6, "size": 3000, "grain_size": (1, 4)}, "memory"),
+        ({"seed": 2**64}, "seed"),
+        ({"all_components": "no"}, "all_components"),
+        ({"block": 0}, "block"),
+        ({"device": "gpu"}, "device"),
+        ({"progress": "yes"}, "progress"),
+        ({"discretization": []}, "discretization"),
+        ({"grain_size": "nan"}, "grain_size"),
+        ({"path": 7}, "path"),
+    ],
+)
+def test_impossible_requests_are_refused_before_anything_is_generated_or_written(
+    parameters, sentence, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(making.microstructure, "generate_cell", lambda *_: pytest.fail("a cell was generated"))
+    with pytest.raises(ValueError, match=sentence):
+        dataset.make_dataset(**{"path": tmp_path / "set.h5", "n": 4, **SMALL, **parameters})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_announces_a_million_repeats_is_refused_at_once(copy, monkeypatch):
+    monkeypatch.setattr(making.microstructure, "generate_cell", lambda *_: pytest.fail("a cell was generated"))
+    for change in ({"repeats": 10**6, "n": 10**6}, {"size": 3000}):
+        with h5py.File(copy, "r+") as file:
+            file.attrs["parameters"] = json.dumps({**json.loads(file.attrs["parameters"]), **change})
+            file.attrs.update(change)
+        with pytest.raises(OSError, match="not a complete data set"):
+            dataset.read_parameters(copy)
+
+
+@pytest.mark.parametrize("verb", ["info", "verify", "repair", "make"])
+def test_a_set_that_is_open_for_writing_elsewhere_gets_that_reason_and_no_advice_to_make_it_again(verb, copy, capsys):
+    script = f"import h5py; f = h5py.File({str(copy)!r}, 'r+'); print(flush=True); input(); f.close()"
+    other = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stdin=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        assert main([verb, str(copy), *(OPTIONS if verb == "make" else [])]) == 2
+        said = capsys.readouterr().err
+        assert "open for writing" in said and str(copy) in said
+        assert not any(word in said for word in ("truncated", "again", "make room", "delete"))
+    finally:
+        other.communicate(b"\n")
+    assert main(["verify", str(copy)]) == 0
+
+
+def test_a_set_whose_writer_was_killed_is_told_how_to_take_its_mark_away(copy):
+    script = f"import h5py, os; f = h5py.File({str(copy)!r}, 'r+'); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", script])
+    with pytest.raises(OSError, match=r"marked as open for writing.*h5clear -s"):
+        dataset.verify(copy)
+
+
+def test_a_set_that_is_open_for_reading_elsewhere_can_be_read_and_repaired(copy):
+    script = f"import h5py, time; f = h5py.File({str(copy)!r}, 'r'); print(flush=True); time.sleep(60)"
+    with h5py.File(copy, "r+") as file:
+        file["strain_xx"][3, 0, 0, 0] += 0.5
+    other = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        assert dataset.repair(copy) == [3]
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_set_of_another_user_gets_the_systems_reason(copy, tmp_path):
+    copy.chmod(0o600)
+    folder = tmp_path
+    while os.stat(folder).st_uid == 0 and folder != folder.parent:
+        folder.chmod(folder.stat().st_mode | 0o055)
+        folder = folder.parent
+    user = os.geteuid()
+    os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionError, match="Permission denied") as caught:
+            dataset.read_parameters(copy)
+    finally:
+        os.seteuid(user)
+    assert "truncated" not in str(caught.value) and "again" not in str(caught.value)
+
+
+def interrupted_run(path, monkeypatch):
+    """A run that has solved all its blocks, and is stopped before it joins them."""
+    monkeypatch.setattr(making, "_join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        dataset.make_dataset(path, 40, **SMALL)
+    monkeypatch.undo()
+    return sorted(path.with_name(path.name + ".parts").glob("*.npz"))
+
+
+@pytest.mark.parametrize("plant", ["other contrast", "no parameters", "other shape"])
+def test_blocks_of_another_set_are_refused_and_stay(plant, tmp_path, monkeypatch):
+    blocks = interrupted_run(tmp_path / "set.h5", monkeypatch)
+    with np.load(blocks[0]) as archive:
+        block = dict(archive)
+    if plant == "other contrast":
+        other = dataset.Parameters(40, **{**SMALL, "contrast": 11.0})
+        block["parameters"] = making._key(other)
+    elif plant == "no parameters":
+        del block["parameters"]
+    else:
+        block["strain_xx"] = block["strain_xx"].astype(np.float64)
+    np.savez(blocks[0], **block)
+    before = blocks[0].read_bytes()
+    with pytest.raises(OSError, match=rf"{blocks[0].name} was not solved for these parameters"):
+        dataset.make_dataset(tmp_path / "set.h5", 40, **SMALL)
+    assert blocks[0].read_bytes() == before and not (tmp_path / "set.h5").exists()
+
+
+def test_what_a_killed_repair_left_goes_with_the_next_one(copy):
+    """The process dies when the new file is written and has no name yet."""
+    with h5py.File(copy, "r+") as file:
+        file["strain_xx"][3, 0, 0, 0] += 0.5
+    script = "import os; from rlnlib import dataset; os.replace = lambda *_: os.kill(os.getpid(), 9); "
+    script += f"dataset.repair({str(copy)!r})"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -9
+    (left,) = copy.parent.glob("*.partial")
+    assert left.stat().st_size > 10_000
+    assert dataset.repair(copy) == [3]
+    assert list(copy.parent.iterdir()) == [copy]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("WORLD_SIZE", "x"), ("RANK", ""), ("RANK", "-1"), ("WORLD_SIZE", "0"), ("RANK", "1.5")]
+)
+def test_an_odd_value_in_the_environment_is_named(name, value, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(name, value)
+    assert main(["make", str(tmp_path / "set.h5"), *OPTIONS]) == 2
+    assert f"{name}={value!r}" in capsys.readouterr().err
+
+
+def test_the_committed_sample_of_the_earlier_version_stays_readable():
+    sample = Path(__file__).resolve().parent.parent / "data" / "sample_16.h5"
+    assert dataset.read_parameters(sample) == dataset.Parameters(40, size=16, repeats=5, contrast=50.0)

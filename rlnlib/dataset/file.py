@@ -14,16 +14,17 @@ Layout (n records of N^3 voxels; one record is one chunk)::
     /crc32             uint32  (n,)             of all of the above for the record
     attributes: layout, library_version, parameters (JSON), and each single one (contrast, poisson, rtol, seed, ...)
 
-It is written in the file format of HDF5 1.10, which puts a checksum on all that is not a record too. An imported file
-has the parameters of Imported; what is not known of its records is 0, or NaN for the residual.
+It is written in the file format of HDF5 1.10, which puts a checksum on all that is not a record too, but for texts. So
+the parameters, a text, are compared with the single numbers beside them, and the ranges of the design with the records.
+An imported file has the parameters of Imported; what is not known of its records is 0, or NaN for the residual.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
-import uuid
 import zlib
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ from rlnlib import _checks, green, microstructure
 from rlnlib._version import __version__
 
 LAYOUT = 1
+SPLITS = ("train", "validation", "test")
 SOLVED = ("stiff", "strain_xx", "iterations", "residual")
 TABLES = ("grain_size", "stiff_fraction", "split", "split_by_design")
 #: What HDF5 raises where bytes of a file are not what they were.
@@ -64,18 +66,23 @@ class Parameters:
     all_components: bool = False
 
     def __post_init__(self):
-        # JSON and HDF5 know no tuples, and bring their own numbers; parameters that are equal must look equal.
-        object.__setattr__(self, "grain_size", tuple(int(g) for g in self.grain_size))
-        object.__setattr__(self, "stiff_fraction", tuple(float(f) for f in self.stiff_fraction))
-        object.__setattr__(self, "all_components", bool(self.all_components))
-        for name in ("n", "size", "repeats", "seed"):
-            object.__setattr__(self, name, _checks.positive_integer(name, getattr(self, name), least=name != "seed"))
-        for name in ("contrast", "rtol"):
-            object.__setattr__(self, name, _checks.positive(name, getattr(self, name)))
-        object.__setattr__(self, "poisson", _checks.poisson_ratio(self.poisson))
-        _checks.one_of("discretization", self.discretization, green.DISCRETIZATIONS)
-        # Refuses, before anything is written, what cannot be generated.
-        microstructure.generate_cells(self.repeats, self.size, self.grain_size, self.stiff_fraction, self.repeats)
+        # What is stored is Python's own numbers: equal parameters look equal, also after JSON and HDF5.
+        size, grain_size, stiff_fraction = microstructure.check_design(self.size, self.grain_size, self.stiff_fraction)
+        cleaned = {
+            "n": _checks.positive_integer("n", self.n),
+            "size": size,
+            "contrast": _checks.positive("contrast", self.contrast),
+            "poisson": _checks.poisson_ratio(self.poisson),
+            "grain_size": grain_size,
+            "stiff_fraction": stiff_fraction,
+            "repeats": _checks.positive_integer("repeats", self.repeats),
+            "seed": _checks.positive_integer("seed", self.seed, least=0),
+            "discretization": _checks.one_of("discretization", self.discretization, green.DISCRETIZATIONS),
+            "rtol": _checks.positive("rtol", self.rtol),
+            "all_components": _checks.boolean("all_components", self.all_components),
+        }
+        for name, value in cleaned.items():
+            object.__setattr__(self, name, value)
         if self.n % self.repeats:
             raise ValueError(f"n must be a multiple of repeats; {self.n} is not one of {self.repeats}.")
 
@@ -92,6 +99,14 @@ class Imported:
     contrast: float
     poisson: float
     source: str
+
+    def __post_init__(self):
+        object.__setattr__(self, "n", _checks.positive_integer("n", self.n))
+        object.__setattr__(self, "size", _checks.positive_integer("size", self.size))
+        object.__setattr__(self, "contrast", _checks.positive("contrast", self.contrast))
+        object.__setattr__(self, "poisson", _checks.poisson_ratio(self.poisson))
+        if not isinstance(self.source, str):
+            raise ValueError(f"source must name the files; it is {self.source!r}.")
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -117,7 +132,7 @@ def _reserve(path: Path, made: Parameters | Imported) -> None:
 
 
 def write(path: Path, made: Parameters | Imported, tables: dict, blocks: Iterable[tuple[slice, dict]]) -> None:
-    """Write a data set from its tables, each whole, and its other fields, block by block; at once safe on the disk.
+    """Write a data set from its tables, each whole, and its other fields, block by block.
 
     The same content gives the same bytes, whatever the blocks. Raises OSError where there is no room.
     """
@@ -139,8 +154,6 @@ def write(path: Path, made: Parameters | Imported, tables: dict, blocks: Iterabl
             file[name] = values
         single = {name: value for name, value in asdict(made).items() if not isinstance(value, tuple)}
         file.attrs.update(single, parameters=made.to_json(), layout=LAYOUT, library_version=__version__)
-    with open(path, "rb") as stream:
-        os.fsync(stream.fileno())
 
 
 def checksum(record: dict[str, np.ndarray]) -> int:
@@ -152,38 +165,87 @@ def checksum(record: dict[str, np.ndarray]) -> int:
 
 
 def parameters_of(file: h5py.File) -> Parameters | Imported:
-    """What an open data set was made with."""
+    """What an open data set was made with; ValueError where its text and the single numbers disagree."""
     known = json.loads(file.attrs["parameters"])
-    return Imported(**known) if "source" in known else Parameters(**known)
+    made = Imported(**known) if "source" in known else Parameters(**known)
+    for name, value in asdict(made).items():
+        if not isinstance(value, tuple) and file.attrs[name] != value:
+            raise ValueError(f"{name} is {value!r} in the parameters, but {file.attrs[name]!r} beside them")
+    return made
+
+
+def open_file(path: Path) -> h5py.File:
+    """The HDF5 file, open for reading. Raises OSError with the system's own reason, or with what the file shows."""
+    if not path.exists():
+        raise FileNotFoundError(f"No data set {path}: make it with `python -m rlnlib.dataset make {path} --n ...`.")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK):
+            advice = "Another program, a notebook perhaps, has it open for writing: close it there."
+            raise type(error)(f"{path} cannot be opened now: {os.strerror(error.errno)}. {advice}") from error
+        if error.errno is not None:
+            raise type(error)(f"{path} cannot be opened: {os.strerror(error.errno)}.") from error
+        if "consistency flags" in str(error):
+            raise OSError(
+                f"{path} is marked as open for writing: a program that wrote to it was killed. `h5clear -s {path}`, of "
+                f"HDF5's tools, takes the mark away; then `python -m rlnlib.dataset verify {path}` says what it holds."
+            ) from error
+        if "truncated file" in str(error):
+            raise OSError(f"{path} is truncated, its end is missing ({error}): copy it again.") from error
+        raise OSError(f"{path} is no HDF5 file, or its first bytes are damaged ({error}).") from error
 
 
 @contextmanager
 def opened(path):
     """The file, open for reading; OSError, with what to do, if it is not a complete data set of this layout."""
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"No data set {path}: make it with `python -m rlnlib.dataset make {path} --n ...`.")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise OSError(f"{path} is not a readable HDF5 file ({error}): it may be truncated; make it again.") from error
-    with file:
+    path = _checks.as_path(path)
+    with open_file(path) as file:
         try:
-            found = {name: (field.shape, field.dtype) for name, field in file.items()}
-            complete = file.attrs["layout"] == LAYOUT and found == schema(parameters_of(file))
-        except (*DAMAGE, AttributeError):
-            complete = False
-        if not complete:
+            if "layout" not in file.attrs or "parameters" not in file.attrs:
+                reason = "has no parameters of one"
+            elif file.attrs["layout"] != LAYOUT:
+                reason = f"has the layout {file.attrs['layout']}, this version of the library reads {LAYOUT}"
+            else:
+                found = {name: (field.shape, field.dtype) for name, field in file.items()}
+                reason = "" if found == schema(parameters_of(file)) else "has other fields than its parameters tell"
+        except (*DAMAGE, AttributeError) as error:
+            reason = f"is damaged outside of its records, which cannot be repaired: {error or type(error).__name__}"
+        if reason:
             raise OSError(
-                f"{path} is an HDF5 file, but not a complete data set of this version of the library, or is damaged "
-                f"outside of its records: make it again, or import arrays with `python -m rlnlib.dataset import`."
+                f"{path} is an HDF5 file, but not a complete data set: it {reason}. Take a copy of it, make it again "
+                f"under another name, or import arrays with `python -m rlnlib.dataset import`."
             )
         yield file
 
 
+class Records:
+    """The records of an open data set, each compared with its checksum when it is read."""
+
+    def __init__(self, file: h5py.File):
+        self._file = file
+        self.tables = {name: file[name][:] for name in (*TABLES, "iterations", "residual", "crc32")}
+        self._fields = [name for name in file if name not in self.tables]
+
+    def __len__(self) -> int:
+        return len(self.tables["crc32"])
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """All fields of a record. Raises OSError where they do not match their checksum, or cannot be unpacked."""
+        try:
+            record = {name: self._file[name][index] for name in self._fields}
+            record.update({name: values[index] for name, values in self.tables.items() if name != "crc32"})
+            sound = checksum(record) == self.tables["crc32"][index]
+        except DAMAGE as error:  # a chunk that cannot be found or unpacked
+            raise OSError(f"record {index} cannot be read: {error}") from error
+        if not sound:
+            raise OSError(f"record {index} does not match its checksum")
+        return record
+
+
 @contextmanager
 def reading(path):
-    """Damage met while reading records gets its sentence."""
+    """Turn damage that is met while reading records into an error that says how to mend it."""
     try:
         yield
     except OSError as error:
@@ -191,28 +253,3 @@ def reading(path):
             f"{path} is damaged ({error}): `python -m rlnlib.dataset verify {path}` names the records, and "
             f"`repair` computes them again."
         ) from error
-
-
-@contextmanager
-def writing(path: Path):
-    """A system's refusal to write gets its sentence."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:  # ours, with its sentence
-            raise
-        raise OSError(
-            error.errno,
-            f"{path} could not be written ({error.strerror or error}). Nothing is lost: make room or choose a folder "
-            f"that can be written, and run the same command again",
-        ) from error
-
-
-@contextmanager
-def partial_file(folder: Path):
-    """A name for a file that is being written; gone afterwards, unless it got its own name meanwhile."""
-    partial = folder / f"{uuid.uuid4().hex}.partial"
-    try:
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)

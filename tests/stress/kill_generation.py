@@ -17,22 +17,22 @@ import tempfile
 import time
 from pathlib import Path
 
-import rlnlib.dataset.making as dataset
+from rlnlib.dataset import making
 
 N, BLOCK = 160, 8
 PARAMETERS = {"size": 8, "grain_size": (1, 4), "contrast": 50.0, "repeats": 2}
 
 
 def make(path: Path, log: Path) -> None:
-    solve = dataset._solve
+    solve = making.solve
 
     def noted(parameters, records, device):
         with open(log, "a") as file:  # one line, written at once
             file.write(f"{records[0]} {records[-1] + 1}\n")
         return solve(parameters, records, device)
 
-    dataset._solve = noted
-    dataset.make_dataset(path, N, block=BLOCK, **PARAMETERS)
+    making.solve = noted
+    making.make_dataset(path, N, block=BLOCK, **PARAMETERS)
 
 
 def begun(log: Path) -> list[range]:
@@ -42,7 +42,7 @@ def begun(log: Path) -> list[range]:
 
 def saved(path: Path) -> set[int]:
     parts = path.with_name(path.name + ".parts")
-    return {i for records, _ in dataset._blocks(parts) for i in range(records.start, records.stop)}
+    return {i for records, _ in making.blocks(parts) for i in range(records.start, records.stop)}
 
 
 def run(path: Path, log: Path, delay: float | None) -> bool:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import rlnlib
-from rlnlib.dataset.authors_arrays import Pair
+from rlnlib.dataset.importing import Pair
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""(cells, strain) of other people: the arrays that the authors published, or others in their form.
+"""(cells, strain) of other people as a data set: the arrays that the authors published, or others in their form.
 
 Two ``.npy`` files make a pair: cells (n, 2, N, N, N), the indicators of the soft and of the stiff phase; strains
 (n, N, N, N), (n, N^3) or (n, N^3, 6) with the axial strain first. Their last axis is the loading axis; ours is the
@@ -13,10 +13,69 @@ from pathlib import Path
 
 import numpy as np
 
-from rlnlib import metrics, voxel_fe
+from rlnlib import _checks, metrics, voxel_fe
+from rlnlib._files import replacing, writing
+from rlnlib.dataset.file import SOLVED, Imported, write
 
 #: Records read together.
 _TOGETHER = 32
+
+
+def import_arrays(path, contrast: float, train=None, validation=None, test=None, poisson: float = 0.3) -> Path:
+    """The authors' published arrays, or others in their form, as a data set of this layout.
+
+    A UserWarning names a file whose first strain field is far from our own solution of its cell.
+
+    Args:
+        path: the file to be made.
+        contrast, poisson: of the material that the strains were computed for.
+        train, validation, test: each a pair of ``.npy`` files (cells, strain) in the form that
+            :mod:`rlnlib.dataset.importing` describes; at least one is needed.
+
+    Returns:
+        the path.
+
+    Raises:
+        ValueError: the arrays have another form.
+        OSError: a file cannot be read, or ``path`` exists or cannot be written.
+    """
+    path = _checks.as_path(path)
+    if path.exists():
+        raise OSError(f"{path} exists: choose another name, or move it away.")
+    given = {kind: files for kind, files in enumerate((train, validation, test)) if files is not None}
+    if not given:
+        raise ValueError("Nothing to import: give the files (cells, strain) of train, validation or test.")
+    contrast, poisson = _checks.positive("contrast", contrast), _checks.poisson_ratio(poisson)
+    names = ("train", "validation", "test")
+    pairs = [Pair(*_checks.pair(names[kind], files)) for kind, files in given.items()]
+    sizes = {pair.size for pair in pairs}
+    if len(sizes) > 1:
+        raise ValueError(f"The files hold cells of different sizes ({sorted(sizes)}): import them one by one.")
+    counts = [len(pair) for pair in pairs]
+    n, size = sum(counts), sizes.pop()
+    source = ", ".join(file.name for pair in pairs for file in pair.files)
+    split = np.repeat(np.array(list(given), np.uint8), counts)
+    tables: dict[str, np.ndarray] = {
+        "grain_size": np.zeros((n, 3), np.int64),
+        "stiff_fraction": np.empty(n),
+        "split": split,
+        "split_by_design": split,
+    }
+
+    def records():
+        first = 0
+        for pair in pairs:
+            pair.compare_with_ours(contrast, poisson)
+            for stiff, strain in pair.records():
+                part = slice(first, first + len(stiff))
+                tables["stiff_fraction"][part] = stiff.mean((1, 2, 3))
+                unknown = np.zeros(len(stiff), np.int64), np.full(len(stiff), np.nan)
+                yield part, dict(zip(SOLVED, (stiff, strain, *unknown), strict=True))
+                first = part.stop
+
+    with writing(path), replacing(path) as partial:
+        write(partial, Imported(n, size, contrast, poisson, source), tables, records())
+    return path
 
 
 class Pair:
@@ -26,7 +85,7 @@ class Pair:
     """
 
     def __init__(self, cells_file, strain_file):
-        self.files = Path(cells_file), Path(strain_file)
+        self.files = _checks.as_path(cells_file, "cells"), _checks.as_path(strain_file, "strain")
         self._cells, strain = map(_open, self.files)
         n, size = len(self._cells), self._cells.shape[-1]
         if self._cells.shape != (n, 2, size, size, size) or not n:
@@ -90,4 +149,7 @@ def _open(file: Path) -> np.ndarray:
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
-        raise OSError(f"{file} cannot be read as .npy ({error}): it may be truncated; copy it again.") from error
+        if isinstance(error, OSError) and error.errno is not None:  # the system's own reason
+            raise
+        short = " It is truncated: copy it again." if "mmap length" in str(error) or "EOF" in str(error) else ""
+        raise OSError(f"{file} cannot be read as .npy ({error}).{short}") from error
