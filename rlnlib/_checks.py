@@ -219,12 +219,12 @@ def as_device(device, default="cpu") -> torch.device:
 def as_path(value, name: str = "path") -> Path:
     """The path of a file or folder."""
     try:
-        path = Path(os.fsdecode(value))
-        if "\0" in str(path):
-            raise ValueError("it holds a zero byte")
+        text = os.fsdecode(value)
+        if not text or "\0" in text:
+            raise ValueError("it holds a zero byte" if text else "it is empty")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be the path of a file; it is {_shown(value)} ({error}).") from error
-    return path
+    return Path(text)
 
 
 def memory(name: str, needed: float) -> None:

@@ -154,7 +154,7 @@ def test_more_memory_than_the_machine_has_is_refused_before_it_is_asked_for():
     _checks.memory("a small cell", 2.0**20)
 
 
-@pytest.mark.parametrize("path", [None, 7, [], "a\0b", object()])
+@pytest.mark.parametrize("path", [None, 7, [], "", "a\0b", object()])
 def test_what_is_no_path_is_refused_by_name(path):
     with pytest.raises(ValueError, match="folder"):
         _checks.as_path(path, "folder")

@@ -47,7 +47,10 @@ def import_arrays(path, contrast: float, train=None, validation=None, test=None,
         raise ValueError("Nothing to import: give the files (cells, strain) of train, validation or test.")
     contrast, poisson = _checks.positive("contrast", contrast), _checks.poisson_ratio(poisson)
     names = ("train", "validation", "test")
-    pairs = [Pair(*_checks.pair(names[kind], files)) for kind, files in given.items()]
+    pairs = [
+        Pair(*(_checks.as_path(file, names[kind]) for file in _checks.pair(names[kind], files)))
+        for kind, files in given.items()
+    ]
     sizes = {pair.size for pair in pairs}
     if len(sizes) > 1:
         raise ValueError(f"The files hold cells of different sizes ({sorted(sizes)}): import them one by one.")

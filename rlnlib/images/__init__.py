@@ -85,7 +85,8 @@ def load_cell(
                 f"solve_strain(images.load_labels(path)[0], phases=[(young, poisson), ...])."
             )
         stiff_label = labels[-1]
-    wanted = np.atleast_1d(_checks.as_tensor(stiff_label, "stiff_label").numpy())
+    given = _checks.as_tensor(stiff_label, "stiff_label")
+    wanted = np.atleast_1d((given.double() if given.is_floating_point() else given).cpu().numpy())
     if wanted.size == 0 or not np.isin(wanted, labels).all():
         raise ValueError(f"stiff_label={stiff_label!r} does not occur in {path}; its labels are {shown}.")
     cell = np.isin(image, wanted)

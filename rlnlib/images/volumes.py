@@ -61,7 +61,7 @@ def read_raw(path: Path, options: Options) -> Image:
         raise ValueError(f"shape of {path} must be two or three positive whole numbers; it is {options.shape!r}.")
     try:
         dtype = np.dtype(options.dtype)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(
             f"dtype of {path} must be a NumPy dtype such as 'uint8' or '>u2'; it is {options.dtype!r}."
         ) from error

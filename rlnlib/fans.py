@@ -1,0 +1,239 @@
+"""A cell for, by and from the program FANS: what outgrows one machine goes to an engine that runs on many.
+
+FANS is a C++ program with MPI and the same trilinear elements on voxels (``BBAR``, ``HEX8``); conda-forge has it. It
+reads ``case.json`` and a cell in HDF5, and writes its fields to HDF5. Its arrays have the axes z, y, x, and its Mandel
+order is 11, 22, 33, 12, 13, 23; ours are x, y, z and 11, 22, 33, 23, 13, 12. The stress is computed here from the
+strain (eq. 1), since both are means over a voxel of one material.
+
+    rlnlib.fans.write("case", cell, contrast=50)   # then on a cluster: mpirun -n 64 FANS case.json result.h5
+    rlnlib.fans.run("case", ranks=4)               # or here, where the program is
+    solution = rlnlib.fans.read("case")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import subprocess
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from rlnlib import _checks
+from rlnlib._files import replacing, write_atomically, writing
+from rlnlib.solvers import Solution
+
+CASE, CELL, RESULT = "case.json", "cell.h5", "result.h5"
+#: Where each of our Mandel components stands in FANS's order; it is its own inverse.
+_ORDER = [0, 1, 2, 5, 4, 3]
+_ELEMENTS = {"bbar": "BBAR", "hex8": "HEX8"}
+
+
+def write(
+    folder,
+    stiff,
+    contrast: float | None = None,
+    poisson: float = 0.3,
+    macroscopic_strain=(1, 0, 0, 0, 0, 0),
+    discretization: str = "bbar",
+    rtol: float = 1e-8,
+    max_iterations: int = 2000,
+    phases: list[tuple[float, float]] | None = None,
+    macroscopic_stress=None,
+    spacing=(1, 1, 1),
+) -> Path:
+    """Write one cell and its load as a case of FANS.
+
+    Args:
+        folder: receives ``case.json`` and ``cell.h5``.
+        stiff: (N1, N2, N3), bool or 0/1, or integer labels with ``phases``; N3 must be even.
+        contrast, poisson, phases, max_iterations: as in :func:`rlnlib.solve_strain`.
+        macroscopic_strain: six Mandel components, NaN where the stress is prescribed.
+        discretization: "bbar" or "hex8".
+        rtol: FANS's own tolerance, relative, of the L2 norm of the residual.
+        macroscopic_stress: six Mandel components, NaN where the strain is prescribed.
+        spacing: edges of a voxel.
+
+    Returns:
+        the path of ``case.json``.
+
+    Raises:
+        ValueError: an argument is wrong, or the cell has an odd number of voxels along its last axis.
+        OSError: the folder cannot be written.
+    """
+    folder = _checks.as_path(folder, "folder")
+    phases = _checks.as_phases(contrast, poisson, phases)
+    labels = _checks.as_labels(stiff, len(phases))
+    if len(labels) != 1:
+        raise ValueError(f"stiff must be one cell; it holds {len(labels)}. Write each into a folder of its own.")
+    shape = tuple(labels.shape[1:])
+    if shape[2] % 2:
+        raise ValueError(
+            f"stiff has {shape[2]} voxels along axis 2, but FANS needs an even number along z: on an odd one its "
+            f"Fourier transform gives a wrong field. Turn the cell, or cut off a plane."
+        )
+    edges = _checks.as_tensor(spacing, "spacing")
+    if edges.shape != (3,):
+        raise ValueError(f"spacing must be the three edges of a voxel; it is {spacing!r}.")
+    lengths = [n * _checks.positive("spacing", edge) for n, edge in zip(shape, edges.tolist(), strict=True)]
+    case = {
+        "microstructure": {"filepath": CELL, "datasetname": "/labels", "L": lengths},
+        "problem_type": "mechanical",
+        "strain_type": "small",
+        "materials": [
+            {
+                "phases": list(range(len(phases))),
+                "matmodel": "LinearElasticIsotropic",
+                "material_properties": {
+                    "bulk_modulus": [young / (3 * (1 - 2 * nu)) for young, nu in phases],
+                    "shear_modulus": [young / (2 * (1 + nu)) for young, nu in phases],
+                },
+            }
+        ],
+        "FE_type": _ELEMENTS[_checks.one_of("discretization", discretization, _ELEMENTS)],
+        "method": "cg",
+        "error_parameters": {"measure": "L2", "type": "relative", "tolerance": _checks.positive("rtol", rtol)},
+        "n_it": _checks.positive_integer("max_iterations", max_iterations),
+        "macroscale_loading": [_loading(macroscopic_strain, macroscopic_stress)],
+        "results": ["strain", "stress_average", "strain_average"],
+    }
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / CELL) as partial, h5py.File(partial, "w") as file:
+            file["labels"] = labels[0].cpu().numpy().T.astype(np.uint16)  # [z][y][x]
+        write_atomically(folder / CASE, (json.dumps(case, indent=1) + "\n").encode())
+    return folder / CASE
+
+
+def run(folder, ranks: int = 1, program: str = "FANS") -> Path:
+    """Run FANS on the case of a folder, with ``ranks`` processes of MPI.
+
+    Returns:
+        the path of ``result.h5``.
+
+    Raises:
+        FileNotFoundError: the program, or ``mpirun``, or the case is not there.
+        OSError: FANS fails; the message ends with its last words.
+    """
+    folder, ranks = _checks.as_path(folder, "folder"), _checks.positive_integer("ranks", ranks)
+    if not (folder / CASE).exists():
+        raise FileNotFoundError(f"No {CASE} in {folder}: write it with rlnlib.fans.write.")
+    command = [program, CASE, RESULT] if ranks == 1 else ["mpirun", "-n", str(ranks), program, CASE, RESULT]
+    for name in (program, command[0]):
+        if shutil.which(name) is None:
+            raise FileNotFoundError(
+                f"The program {name} is not found: `conda install -c conda-forge fans` brings FANS and MPI; or copy "
+                f"{folder} to where it is, and run `mpirun -n N FANS {CASE} {RESULT}` there."
+            )
+    (folder / RESULT).unlink(missing_ok=True)  # FANS adds to a file that is there
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+    if done.returncode or not (folder / RESULT).exists():
+        words = " ".join((done.stdout + done.stderr).split())[-300:]
+        raise OSError(f"{' '.join(command)} in {folder} failed with the exit code {done.returncode}: {words}")
+    return folder / RESULT
+
+
+def read(folder, result: str = RESULT) -> Solution:
+    """The result of FANS for the case of a folder, as :func:`rlnlib.solve_strain` gives it, in float64.
+
+    FANS does not say how many iterations it took and what residual is left: ``iterations`` is -1 and the residual NaN.
+    ``converged`` says whether the fields are finite and their means the prescribed ones.
+
+    Returns:
+        :class:`rlnlib.Solution` of a batch of one cell.
+
+    Raises:
+        FileNotFoundError, OSError: a file of the case is missing or damaged, or holds no result of this case.
+    """
+    folder = _checks.as_path(folder, "folder")
+    for name in (CASE, result):
+        if not (folder / name).exists():
+            raise FileNotFoundError(f"No {name} in {folder}: fans.write makes {CASE}, and FANS the result.")
+    try:
+        case = json.loads((folder / CASE).read_text(encoding="utf-8"))
+        about, (material,), (loading, *_) = case["microstructure"], case["materials"], case["macroscale_loading"]
+        bulk, shear = (material["material_properties"][f"{name}_modulus"] for name in ("bulk", "shear"))
+        with h5py.File(folder / about["filepath"], "r") as file:
+            labels = file[about["datasetname"]][()].T.astype(np.int64)  # (x, y, z)
+        with h5py.File(folder / result, "r") as file:
+            found = file[f"{about['datasetname'].strip('/')}_results/load0/time_step0"]
+            strain = found["strain"][()].T[_ORDER].astype(np.float64)  # (6, x, y, z)
+        if strain.shape != (6, *labels.shape):
+            raise ValueError(f"its strain has the shape {strain.shape}, the cell {labels.shape}")
+        numbers = {int(number): place for place, number in enumerate(material["phases"])}
+        places = np.vectorize(numbers.__getitem__, otypes=[np.int64])(labels)
+        mean_strain, mean_stress = _prescribed(loading)
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise OSError(
+            f"{folder} holds no case with one isotropic result of FANS that can be read ({reason})."
+        ) from error
+    k, mu = (torch.tensor(moduli, dtype=torch.float64)[torch.from_numpy(places)] for moduli in (bulk, shear))
+    fields = torch.from_numpy(np.ascontiguousarray(strain))[None]
+    stress = 2 * mu * fields
+    stress[:, :3] += (k - 2 * mu / 3) * fields[:, :3].sum(1, keepdim=True)  # eq. 1
+    effective = stress.mean((2, 3, 4))
+    missed = torch.stack(
+        [
+            (fields.mean((2, 3, 4)) - mean_strain)[:, ~mean_strain.isnan()].abs().sum() / (1e-300 + fields.abs().max()),
+            (effective - mean_stress)[:, ~mean_stress.isnan()].abs().sum() / (1e-300 + stress.abs().max()),
+        ]
+    )
+    known = {
+        "strain": fields,
+        "stress": stress,
+        "effective_stress": effective,
+        "converged": (missed < 1e-6).all()[None] & torch.isfinite(fields).all(),
+        "iterations": torch.tensor([-1]),
+        "residuals": torch.full((1, 1), math.nan, dtype=torch.float64),
+        "residual": torch.full((1,), math.nan, dtype=torch.float64),
+        "displacement": torch.full((1, 3, *labels.shape), math.nan, dtype=torch.float64),
+    }
+    return Solution(**{field.name: known[field.name] for field in dataclasses.fields(Solution)})
+
+
+def _loading(strain, stress):
+    """The load in FANS's form: a list of steps, or strain and stress by the numbers of their components."""
+    strain = _six("macroscopic_strain", strain)
+    stress = np.full(6, math.nan) if stress is None else _six("macroscopic_stress", stress)
+    if (np.isnan(strain) == np.isnan(stress)).any():
+        raise ValueError(
+            "Of each component either macroscopic_strain or macroscopic_stress is a number, and the other is NaN; "
+            f"they are {strain.tolist()} and {stress.tolist()}."
+        )
+    strain, stress = strain[_ORDER], stress[_ORDER]
+    if not np.isnan(strain).any():
+        return [strain.tolist()]
+    by_strain, by_stress = (np.flatnonzero(~np.isnan(values)) for values in (strain, stress))
+    return {
+        "strain_indices": by_strain.tolist(),
+        "stress_indices": by_stress.tolist(),
+        "strain": [strain[by_strain].tolist()],
+        "stress": [stress[by_stress].tolist()],
+    }
+
+
+def _prescribed(loading) -> tuple[torch.Tensor, torch.Tensor]:
+    """The inverse of :func:`_loading`: mean strain and stress in our order, NaN where they are not prescribed."""
+    strain, stress = np.full(6, math.nan), np.full(6, math.nan)
+    if isinstance(loading, dict):
+        strain[loading["strain_indices"]], stress[loading["stress_indices"]] = (
+            loading["strain"][0],
+            loading["stress"][0],
+        )
+    else:
+        strain[:] = loading[0]
+    return torch.from_numpy(strain[_ORDER]), torch.from_numpy(stress[_ORDER])
+
+
+def _six(name: str, value) -> np.ndarray:
+    values = _checks.as_tensor(value, name)
+    if values.shape != (6,) or values.is_complex():
+        raise ValueError(f"{name} must be six numbers, Mandel order 11, 22, 33, 23, 13, 12; it is {value!r}.")
+    return values.to(torch.float64).numpy()

@@ -1,0 +1,159 @@
+"""Cells that go to the program FANS and come back: its files, its axes, its order of components."""
+
+import json
+import os
+import shutil
+import stat
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import rlnlib
+from rlnlib import fans
+
+
+@pytest.fixture
+def labels():
+    return np.random.default_rng(0).choice([0, 1, 2], (4, 5, 6))
+
+
+PHASES = [(1.0, 0.3), (5.0, 0.2), (20.0, 0.35)]
+
+
+def fake_result(folder, solution):
+    """What FANS writes, from a solution of ours."""
+    strain = solution.strain[0].numpy()[[0, 1, 2, 5, 4, 3]].T  # [z][y][x][component]
+    with h5py.File(folder / "result.h5", "w") as file:
+        file["labels_results/load0/time_step0/strain"] = strain
+
+
+@pytest.mark.reference
+def test_a_run_of_fans_is_read_in_our_axes_and_our_order(reference_data):
+    solution = fans.read(reference_data / "fans_case")
+    known = np.load(reference_data / "fans_fields.npz")
+    assert np.abs(solution.strain[0].numpy() - known["uniaxial_stress/strain"]).max() < 1e-12
+    assert np.abs(solution.effective_stress[0].numpy() - known["uniaxial_stress/mean_stress"]).max() < 1e-9
+    with h5py.File(reference_data / "fans_case" / "result.h5") as file:
+        theirs = file["labels_results/load0/time_step0/stress_average"][:][[0, 1, 2, 5, 4, 3]]
+    assert np.abs(solution.effective_stress[0].numpy() - theirs).max() < 1e-9
+    assert bool(solution.converged) and solution.iterations.tolist() == [-1]
+
+
+@pytest.mark.reference
+def test_our_solver_has_the_field_of_fans_under_the_same_mean_strain(reference_data):
+    theirs = fans.read(reference_data / "fans_case")
+    labels = np.load(reference_data / "fans_fields.npz")["uniaxial_stress/labels"]
+    phases = [tuple(phase) for phase in np.load(reference_data / "fans_fields.npz")["uniaxial_stress/phases"]]
+    ours = rlnlib.solve_strain(labels, phases=phases, macroscopic_strain=theirs.strain.mean((2, 3, 4)), rtol=1e-11)
+    assert (ours.strain - theirs.strain).abs().max() < 1e-8
+    assert (ours.stress - theirs.stress).abs().max() < 1e-6
+
+
+@pytest.mark.reference
+def test_a_case_that_is_written_is_the_case_that_fans_ran(reference_data, tmp_path):
+    with h5py.File(reference_data / "fans_case" / "cell.h5") as file:
+        theirs = file["labels"][:]
+    nan = float("nan")
+    fans.write(
+        tmp_path,
+        theirs.T,
+        contrast=50.0,
+        macroscopic_strain=(1, nan, nan, nan, nan, nan),
+        macroscopic_stress=(nan, 0, 0, 0, 0, 0),
+        rtol=1e-10,
+        max_iterations=3000,
+        spacing=(1 / 16,) * 3,
+    )
+    written, ran = (
+        json.loads((folder / "case.json").read_text()) for folder in (tmp_path, reference_data / "fans_case")
+    )
+    for case in (written, ran):
+        (material,) = case["materials"]
+        case["moduli"] = [np.round(values, 12).tolist() for values in material.pop("material_properties").values()]
+    assert written == ran
+    with h5py.File(tmp_path / "cell.h5") as file:
+        assert np.array_equal(file["labels"][:], theirs) and file["labels"].dtype == np.uint16
+
+
+def test_a_cell_goes_there_and_back(labels, tmp_path):
+    load = (1.0, 0.2, -0.3, 0.4, 0.5, 0.6)
+    fans.write(tmp_path, labels, phases=PHASES, macroscopic_strain=load, discretization="hex8", spacing=(1, 2, 3))
+    case = json.loads((tmp_path / "case.json").read_text())
+    assert case["microstructure"]["L"] == [4, 10, 18] and case["FE_type"] == "HEX8"
+    assert case["macroscale_loading"] == [[[1.0, 0.2, -0.3, 0.6, 0.5, 0.4]]]
+    solution = rlnlib.solve_strain(labels, phases=PHASES, macroscopic_strain=load, rtol=1e-10)
+    fake_result(tmp_path, solution)
+    back = fans.read(tmp_path)
+    for name in ("strain", "stress", "effective_stress"):
+        assert torch.allclose(getattr(back, name), getattr(solution, name), atol=1e-12)
+    assert bool(back.converged)
+    other = rlnlib.solve_strain(labels, phases=PHASES, macroscopic_strain=(1, 0, 0, 0, 0, 0))
+    fake_result(tmp_path, other)
+    assert not bool(fans.read(tmp_path).converged)
+
+
+def test_an_odd_number_of_voxels_along_z_is_refused(labels, tmp_path):
+    with pytest.raises(ValueError, match=r"5 voxels along axis 2.*even number along z"):
+        fans.write(tmp_path / "case", labels.swapaxes(1, 2), phases=PHASES)
+    assert not (tmp_path / "case").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"macroscopic_stress": (0,) * 6}, "macroscopic_stress"),
+        ({"macroscopic_strain": (float("nan"),) * 6}, "macroscopic_strain"),
+        ({"macroscopic_strain": (1, 0)}, "macroscopic_strain"),
+        ({"stiff": np.zeros((2, 4, 4, 4), bool)}, "stiff"),
+        ({"discretization": "rotated"}, "discretization"),
+        ({"spacing": (1, 1)}, "spacing"),
+        ({"spacing": (1, 1, 0)}, "spacing"),
+        ({"rtol": 0}, "rtol"),
+        ({"folder": 3}, "folder"),
+    ],
+)
+def test_odd_arguments_are_refused_by_name(change, name, tmp_path):
+    arguments = {"folder": tmp_path, "stiff": np.eye(4, dtype=bool)[None].repeat(4, 0), "contrast": 2.0, **change}
+    with pytest.raises(ValueError, match=name):
+        fans.write(**arguments)
+
+
+def program(folder, text):
+    path = folder / "FANS"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def test_the_program_is_run_in_the_folder_and_its_failure_is_told(labels, tmp_path):
+    case = tmp_path / "case"
+    fans.write(case, labels, phases=PHASES)
+    (case / "result.h5").write_text("of an earlier run")
+    assert fans.run(case, program=program(tmp_path, 'test "$1" = case.json && touch "$2"')).read_bytes() == b""
+    with pytest.raises(OSError, match=r"exit code 3: wrong element"):
+        fans.run(case, program=program(tmp_path, "echo wrong element; exit 3"))
+    with pytest.raises(OSError, match="exit code 0"):
+        fans.run(case, program=program(tmp_path, "true"))
+
+
+def test_what_is_missing_is_named(labels, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"fans\.write"):
+        fans.run(tmp_path)
+    fans.write(tmp_path, labels, phases=PHASES)
+    with pytest.raises(FileNotFoundError, match=r"no-such-program is not found.*conda-forge"):
+        fans.run(tmp_path, program="no-such-program")
+    with pytest.raises(FileNotFoundError, match=r"No result\.h5"):
+        fans.read(tmp_path)
+    (tmp_path / "result.h5").write_bytes(b"x")
+    with pytest.raises(OSError, match="no case"):
+        fans.read(tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("FANS") is None, reason="the program FANS is not here")
+def test_the_program_itself_gives_our_field(labels, tmp_path):
+    fans.write(tmp_path, labels, phases=PHASES, rtol=1e-10)
+    fans.run(tmp_path, ranks=min(2, os.cpu_count() or 1))
+    ours = rlnlib.solve_strain(labels, phases=PHASES, rtol=1e-10).strain
+    assert (fans.read(tmp_path).strain - ours).abs().max() < 1e-7
