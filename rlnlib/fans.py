@@ -12,7 +12,6 @@ strain (eq. 1), since both are means over a voxel of one material.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import shutil
@@ -23,7 +22,7 @@ import h5py
 import numpy as np
 import torch
 
-from rlnlib import _checks
+from rlnlib import _checks, elasticity, problem
 from rlnlib._files import replacing, write_atomically, writing
 from rlnlib.solvers import Solution
 
@@ -38,7 +37,7 @@ def write(
     stiff,
     contrast: float | None = None,
     poisson: float = 0.3,
-    macroscopic_strain=(1, 0, 0, 0, 0, 0),
+    macroscopic_strain=None,
     discretization: str = "bbar",
     rtol: float = 1e-8,
     max_iterations: int = 2000,
@@ -52,11 +51,9 @@ def write(
         folder: receives ``case.json`` and ``cell.h5``.
         stiff: (N1, N2, N3), bool or 0/1, or integer labels with ``phases``; N3 must be even.
         contrast, poisson, phases, max_iterations: as in :func:`rlnlib.solve_strain`.
-        macroscopic_strain: six Mandel components, NaN where the stress is prescribed.
+        macroscopic_strain, macroscopic_stress, spacing: likewise.
         discretization: "bbar" or "hex8".
         rtol: FANS's own tolerance, relative, of the L2 norm of the residual.
-        macroscopic_stress: six Mandel components, NaN where the strain is prescribed.
-        spacing: edges of a voxel.
 
     Returns:
         the path of ``case.json``.
@@ -66,31 +63,34 @@ def write(
         OSError: the folder cannot be written.
     """
     folder = _checks.as_path(folder, "folder")
-    phases = _checks.as_phases(contrast, poisson, phases)
-    labels = _checks.as_labels(stiff, len(phases))
-    if len(labels) != 1:
-        raise ValueError(f"stiff must be one cell; it holds {len(labels)}. Write each into a folder of its own.")
-    shape = tuple(labels.shape[1:])
-    if shape[2] % 2:
+    load = (1, 0, 0, 0, 0, 0) if macroscopic_strain is None or macroscopic_stress is not None else macroscopic_strain
+    cell = problem.cell_problem(stiff, contrast, poisson, load, phases, spacing)
+    if len(cell) != 1:
+        raise ValueError(f"stiff must be one cell; it holds {len(cell)}. Write each into a folder of its own.")
+    if cell.shape[2] % 2:
         raise ValueError(
-            f"stiff has {shape[2]} voxels along axis 2, but FANS needs an even number along z: on an odd one its "
+            f"stiff has {cell.shape[2]} voxels along axis 2, but FANS needs an even number along z: on an odd one its "
             f"Fourier transform gives a wrong field. Turn the cell, or cut off a plane."
         )
-    edges = _checks.as_tensor(spacing, "spacing")
-    if edges.shape != (3,):
-        raise ValueError(f"spacing must be the three edges of a voxel; it is {spacing!r}.")
-    lengths = [n * _checks.positive("spacing", edge) for n, edge in zip(shape, edges.tolist(), strict=True)]
+    if macroscopic_stress is None:
+        strain, stress, of_stress = cell.macroscopic_strain, cell.macroscopic_strain, torch.zeros(6, dtype=torch.bool)
+    else:
+        strain, stress, of_stress = problem.split_load(macroscopic_strain, macroscopic_stress, 1)
     case = {
-        "microstructure": {"filepath": CELL, "datasetname": "/labels", "L": lengths},
+        "microstructure": {
+            "filepath": CELL,
+            "datasetname": "/labels",
+            "L": [n * edge for n, edge in zip(cell.shape, cell.spacing, strict=True)],
+        },
         "problem_type": "mechanical",
         "strain_type": "small",
         "materials": [
             {
-                "phases": list(range(len(phases))),
+                "phases": list(range(len(cell.phases))),
                 "matmodel": "LinearElasticIsotropic",
                 "material_properties": {
-                    "bulk_modulus": [young / (3 * (1 - 2 * nu)) for young, nu in phases],
-                    "shear_modulus": [young / (2 * (1 + nu)) for young, nu in phases],
+                    "bulk_modulus": [young / (3 * (1 - 2 * nu)) for young, nu in cell.phases],
+                    "shear_modulus": [young / (2 * (1 + nu)) for young, nu in cell.phases],
                 },
             }
         ],
@@ -98,13 +98,13 @@ def write(
         "method": "cg",
         "error_parameters": {"measure": "L2", "type": "relative", "tolerance": _checks.positive("rtol", rtol)},
         "n_it": _checks.positive_integer("max_iterations", max_iterations),
-        "macroscale_loading": [_loading(macroscopic_strain, macroscopic_stress)],
+        "macroscale_loading": [_loading(strain[0], stress[0], of_stress)],
         "results": ["strain", "stress_average", "strain_average"],
     }
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / CELL) as partial, h5py.File(partial, "w") as file:
-            file["labels"] = labels[0].cpu().numpy().T.astype(np.uint16)  # [z][y][x]
+            file["labels"] = cell.labels[0].cpu().numpy().T.astype(np.uint16)  # [z][y][x]
         write_atomically(folder / CASE, (json.dumps(case, indent=1) + "\n").encode())
     return folder / CASE
 
@@ -140,8 +140,8 @@ def run(folder, ranks: int = 1, program: str = "FANS") -> Path:
 def read(folder, result: str = RESULT) -> Solution:
     """The result of FANS for the case of a folder, as :func:`rlnlib.solve_strain` gives it, in float64.
 
-    FANS does not say how many iterations it took and what residual is left: ``iterations`` is -1 and the residual NaN.
-    ``converged`` says whether the fields are finite and their means the prescribed ones.
+    FANS does not say how many iterations it took and what residual is left: ``iterations`` is -1, and the residual
+    and the displacement are NaN. ``converged`` says whether the fields are finite and their means the prescribed ones.
 
     Returns:
         :class:`rlnlib.Solution` of a batch of one cell.
@@ -176,8 +176,7 @@ def read(folder, result: str = RESULT) -> Solution:
         ) from error
     k, mu = (torch.tensor(moduli, dtype=torch.float64)[torch.from_numpy(places)] for moduli in (bulk, shear))
     fields = torch.from_numpy(np.ascontiguousarray(strain))[None]
-    stress = 2 * mu * fields
-    stress[:, :3] += (k - 2 * mu / 3) * fields[:, :3].sum(1, keepdim=True)  # eq. 1
+    stress = elasticity.hooke(fields, k - 2 * mu / 3, mu)
     effective = stress.mean((2, 3, 4))
     missed = torch.stack(
         [
@@ -185,37 +184,29 @@ def read(folder, result: str = RESULT) -> Solution:
             (effective - mean_stress)[:, ~mean_stress.isnan()].abs().sum() / (1e-300 + stress.abs().max()),
         ]
     )
-    known = {
-        "strain": fields,
-        "stress": stress,
-        "effective_stress": effective,
-        "converged": (missed < 1e-6).all()[None] & torch.isfinite(fields).all(),
-        "iterations": torch.tensor([-1]),
-        "residuals": torch.full((1, 1), math.nan, dtype=torch.float64),
-        "residual": torch.full((1,), math.nan, dtype=torch.float64),
-        "displacement": torch.full((1, 3, *labels.shape), math.nan, dtype=torch.float64),
-    }
-    return Solution(**{field.name: known[field.name] for field in dataclasses.fields(Solution)})
+    nan = torch.full((1, 3, *labels.shape), math.nan, dtype=torch.float64)
+    return Solution(
+        strain=fields,
+        stress=stress,
+        effective_stress=effective,
+        displacement=nan,
+        converged=(missed < 1e-6).all()[None] & torch.isfinite(fields).all(),
+        iterations=torch.tensor([-1]),
+        residuals=nan[:, :1, 0, 0, 0],
+        residual=nan[:, 0, 0, 0, 0],
+    )
 
 
-def _loading(strain, stress):
+def _loading(strain: torch.Tensor, stress: torch.Tensor, of_stress: torch.Tensor):
     """The load in FANS's form: a list of steps, or strain and stress by the numbers of their components."""
-    strain = _six("macroscopic_strain", strain)
-    stress = np.full(6, math.nan) if stress is None else _six("macroscopic_stress", stress)
-    if (np.isnan(strain) == np.isnan(stress)).any():
-        raise ValueError(
-            "Of each component either macroscopic_strain or macroscopic_stress is a number, and the other is NaN; "
-            f"they are {strain.tolist()} and {stress.tolist()}."
-        )
-    strain, stress = strain[_ORDER], stress[_ORDER]
-    if not np.isnan(strain).any():
+    strain, stress, of_stress = strain[_ORDER], stress[_ORDER], of_stress[_ORDER]
+    if not bool(of_stress.any()):
         return [strain.tolist()]
-    by_strain, by_stress = (np.flatnonzero(~np.isnan(values)) for values in (strain, stress))
     return {
-        "strain_indices": by_strain.tolist(),
-        "stress_indices": by_stress.tolist(),
-        "strain": [strain[by_strain].tolist()],
-        "stress": [stress[by_stress].tolist()],
+        "strain_indices": torch.nonzero(~of_stress).flatten().tolist(),
+        "stress_indices": torch.nonzero(of_stress).flatten().tolist(),
+        "strain": [strain[~of_stress].tolist()],
+        "stress": [stress[of_stress].tolist()],
     }
 
 
@@ -230,10 +221,3 @@ def _prescribed(loading) -> tuple[torch.Tensor, torch.Tensor]:
     else:
         strain[:] = loading[0]
     return torch.from_numpy(strain[_ORDER]), torch.from_numpy(stress[_ORDER])
-
-
-def _six(name: str, value) -> np.ndarray:
-    values = _checks.as_tensor(value, name)
-    if values.shape != (6,) or values.is_complex():
-        raise ValueError(f"{name} must be six numbers, Mandel order 11, 22, 33, 23, 13, 12; it is {value!r}.")
-    return values.to(torch.float64).numpy()
