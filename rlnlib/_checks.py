@@ -194,10 +194,10 @@ def mandel_vector(name: str, value, batch: int | None = None) -> torch.Tensor:
     return vector if batch is None else vector.expand(batch, 6)
 
 
-def floating(dtype) -> torch.dtype:
-    """A dtype that the solvers work in."""
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"dtype must be torch.float32 or torch.float64; it is {_shown(dtype)}.")
+def floating(dtype, known=(torch.float32, torch.float64)):
+    """A dtype among the known ones; a known name, such as "mixed", may stand among them."""
+    if not isinstance(dtype, (torch.dtype, str)) or dtype not in known:
+        raise ValueError(f"dtype must be {' or '.join(map(str, known))}; it is {_shown(dtype)}.")
     return dtype
 
 
