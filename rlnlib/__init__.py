@@ -4,10 +4,11 @@ from rlnlib._version import __version__
 from rlnlib.images import load_cell
 from rlnlib.metrics import mase
 from rlnlib.microstructure import generate_cells
+from rlnlib.published import load_published
 from rlnlib.rln import RLN, predict_strain
 from rlnlib.solvers import Solution
 from rlnlib.voxel_fe import effective_stiffness, solve_strain
-from rlnlib.weight_files import load_pretrained, load_published
+from rlnlib.weight_files import load_pretrained
 
 __all__ = [
     "RLN",

@@ -53,6 +53,29 @@ def writing(path):
         ) from error
 
 
+@contextmanager
+def locked(folder):
+    """Hold a folder for this process alone; a process that is killed lets go of it.
+
+    Raises OSError where another one holds it.
+    """
+    try:
+        import fcntl
+
+        lock = os.fdopen(os.open(Path(folder) / ".lock", os.O_RDWR | os.O_CREAT, 0o666), "rb")
+    except (ImportError, OSError):  # Windows; a folder that can only be read, where nothing will be written
+        yield
+        return
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OSError(f"Another process works in {folder}: wait for its end, or choose another folder.") from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
 def _machine() -> str:
     """The machine, and on Linux the container: processes of the same name here have different numbers."""
     try:

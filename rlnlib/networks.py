@@ -176,13 +176,14 @@ def full_name(proximal: str | Callable[[int], nn.Module]) -> str:
     """Return the name that is stored for a proximal operator: that of the library, or "module:qualified name"."""
     if isinstance(proximal, str):
         return proximal
-    try:
-        return f"{proximal.__module__}:{proximal.__qualname__}"
-    except AttributeError as error:
+    if not callable(proximal) or isinstance(proximal, nn.Module):
         raise ValueError(
-            f"proximal must be a name or a function or class that makes a module from its number of input channels; "
+            f"proximal must be a name, or a function or class that makes a module from its number of input channels; "
             f"it is {proximal!r}."
-        ) from error
+        )
+    known = [name for name, made_by in PROXIMALS.items() if made_by is proximal]
+    named = proximal if hasattr(proximal, "__qualname__") else type(proximal)
+    return known[0] if known else f"{named.__module__}:{named.__qualname__}"
 
 
 def find_proximal(proximal: str | Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:

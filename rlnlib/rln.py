@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -22,64 +24,99 @@ class RLN(nn.Module):
     """FLN (one pass), RLN-t (tied weights) and RLN (a network for each pass) of the paper as one class.
 
     Each pass multiplies the newest and ``history`` earlier iterates by the phase indicators, maps them by its
-    proximal network to a perturbation, subtracts that field's mean and adds the macroscopic strain, 1.
-    ``proximal`` is a name of :data:`rlnlib.networks.PROXIMALS` or a function that makes a module from its number of
-    input channels. ``batch_mean`` subtracts the mean over the whole batch instead, as the released code does: then
-    a prediction depends on its batch mates.
+    proximal network to a perturbation, subtracts that field's mean and adds the macroscopic strain, 1. All weights are
+    float32, whatever torch's default is.
 
-    Shape: phases (B, 2, N1, N2, N3), soft then stiff -> (B, 1, N1, N2, N3), strain_xx / macroscopic strain; with
+    Args:
+        passes: N, the number of passes (eq. 22).
+        tied: whether all passes share one proximal network.
+        history: k, the number of earlier iterates that a pass sees beside the newest.
+        proximal: a name of :data:`rlnlib.networks.PROXIMALS`; or a function or class, yours too, that makes a module
+            from its number of input channels; or "module:name" of one, which is imported.
+        batch_mean: subtract the mean over the whole batch, as the released code does, in place of each cell's. A
+            prediction then depends on its batch mates.
+
+    Shape: indicators (B, 2, N1, N2, N3), soft then stiff -> (B, 1, N1, N2, N3), strain_xx / macroscopic strain; with
     ``return_iterates`` a list of one such field for each pass.
-    Raises ValueError for bad counts, an unknown proximal name or a wrong shape.
+
+    Raises:
+        ValueError: for bad counts, an unknown proximal name or a wrong shape.
     """
 
     def __init__(self, passes: int = 5, tied: bool = False, history: int = 2, proximal="vnet", batch_mean=False):
         super().__init__()
-        self.passes = _checks.positive_integer("passes", passes)
-        self.history = _checks.positive_integer("history", history, least=0)
-        self.config: dict = {"passes": passes, "tied": bool(tied), "history": history, "batch_mean": bool(batch_mean)}
+        self.passes = _checks.positive_integer("passes", passes, most=1000)
+        self.history = _checks.positive_integer("history", history, least=0, most=100)
+        tied, batch_mean = _checks.boolean("tied", tied), _checks.boolean("batch_mean", batch_mean)
+        self.config: dict = {"passes": self.passes, "tied": tied, "history": self.history, "batch_mean": batch_mean}
+        self.config["proximal"] = networks.full_name(proximal)
+        self.make_proximal = networks.find_proximal(proximal)
         self.mean_axes = (0, 1, 2, 3, 4) if batch_mean else (1, 2, 3, 4)
-        inputs = 2 * (1 + history)
-        if isinstance(proximal, str):
-            self.config["proximal"] = proximal
-        made = [
-            networks.make_proximal(proximal, inputs) if isinstance(proximal, str) else proximal(inputs)
-            for _ in range(1 if tied else passes)
-        ]
-        self.proximals = nn.ModuleList(made)
+        inputs = 2 * (1 + self.history)
+        self.proximals = nn.ModuleList(
+            networks.make_proximal(self.make_proximal, inputs) for _ in range(1 if tied else self.passes)
+        )
+        self.float()
 
-    def forward(self, phases: torch.Tensor, return_iterates: bool = False):
-        if phases.ndim != 5 or phases.shape[1] != 2:
+    def forward(self, indicators: torch.Tensor, return_iterates: bool = False):
+        if indicators.ndim != 5 or indicators.shape[1] != 2:
             raise ValueError(
-                f"phases must have the shape (B, 2, N1, N2, N3), soft then stiff; it has {tuple(phases.shape)}. "
-                f"rlnlib.rln.phase_indicators(stiff) makes it."
+                f"indicators must have the shape (B, 2, N1, N2, N3), soft then stiff; they have "
+                f"{tuple(indicators.shape)}. rlnlib.rln.phase_indicators(stiff) makes them."
             )
 
         def perturbation(network):
-            def f(past):
-                segmented = torch.cat([phases * y for y in past], dim=1)  # (B, 2 (1 + history), N1, N2, N3)
-                field = network(segmented)
-                return field - field.mean(self.mean_axes, keepdim=True)
+            def f(past):  # newest first, 1 + history fields (B, 1, N1, N2, N3)
+                segmented = torch.cat([indicators * y for y in past], dim=1)  # (B, 2 (1 + history), N1, N2, N3)
+                field = network(segmented)  # (B, 1, N1, N2, N3)
+                return field - field.mean(self.mean_axes, keepdim=True)  # a perturbation has mean zero (section 3.2)
 
             return f
 
-        reference = torch.ones_like(phases[:, :1])  # the macroscopic strain, divided by itself
+        reference = torch.ones_like(indicators[:, :1])  # the macroscopic strain, divided by itself
         fs = [perturbation(self.proximals[i % len(self.proximals)]) for i in range(self.passes)]
-        iterates = list(solvers.recurrence(fs, reference, self.history))
+        iterates = list(solvers.recurrence(fs, reference, self.history))  # eq. 22
         return iterates if return_iterates else iterates[-1]
 
     def with_options(self, **options) -> RLN:
-        """A copy with the same weights and other options: ``proximal="vnet-periodic"``, say, or ``batch_mean=True``.
+        """Copy the model with the same weights and other options: ``proximal="vnet-periodic"``, say.
 
-        Raises ValueError if the weights do not fit, or the proximal is none of the library's, given by name.
+        Raises:
+            ValueError: if the weights do not fit.
         """
-        if "proximal" not in (config := {**self.config, **options}):
-            raise ValueError("Only a model whose proximal is one of the library's, given by name, can be copied so.")
-        copy = RLN(**config)
+        other = RLN(**{**self.config, "proximal": self.make_proximal, **options})
         try:
-            copy.load_state_dict(self.state_dict())
+            other.load_state_dict(self.state_dict())
         except RuntimeError as error:
-            raise ValueError(f"The weights of {self.config} do not fit {config}: {error}") from error
-        return copy.train(self.training)
+            raise ValueError(f"The weights of {self.config} do not fit {other.config}: {error}") from error
+        return other.train(self.training)
+
+    @classmethod
+    def from_config(cls, config: dict, proximal: str | Callable[[int], nn.Module] | None = None) -> RLN:
+        """Make the untrained model that a file describes.
+
+        Args:
+            config: what :attr:`config` was when the file was written.
+            proximal: for a network that is not the library's: the function or class that makes it, or its
+                "module:name". The word of a file alone does not have a module imported.
+
+        Raises:
+            ValueError: for a configuration that is none, or a network of yours that is not passed, or another one.
+        """
+        if not isinstance(config, dict) or not {"passes", "tied", "history"} <= config.keys() <= _OPTIONS:
+            raise ValueError(f"A configuration has the entries {', '.join(sorted(_OPTIONS))}; this one is {config!r}.")
+        stored = config.get("proximal", "vnet")
+        if proximal is None and stored not in networks.PROXIMALS:
+            raise ValueError(
+                f"The network {stored!r} is not one of the library's: pass the function or class that makes it as "
+                f"proximal=... (the word of a file alone does not have a module imported)."
+            )
+        if proximal is not None and networks.full_name(proximal) != stored:
+            raise ValueError(f"The network of the file is {stored!r}, not {networks.full_name(proximal)!r}.")
+        return cls(**{**config, "proximal": stored if proximal is None else proximal})
+
+
+_OPTIONS = {"passes", "tied", "history", "batch_mean", "proximal"}
 
 
 def phase_indicators(stiff, dtype=torch.float32) -> torch.Tensor:
@@ -94,23 +131,44 @@ _BATCH_VOXELS = {"cpu": 3 * 2**15, "cuda": 2**20}
 
 
 def predict_strain(
-    model: nn.Module, stiff, batch_size: int | None = None, dtype=torch.float32, device=None
+    model: nn.Module,
+    stiff,
+    batch_size: int | None = None,
+    dtype=torch.float32,
+    device=None,
+    return_iterates: bool = False,
 ) -> torch.Tensor:
-    """Predicted strain_xx / macroscopic strain of cells loaded along axis 0.
+    """Predict strain_xx / macroscopic strain of cells loaded along axis 0.
 
-    Runs in evaluation mode and leaves the model as it was. ``batch_size`` cells go through the model together; by
-    default as many as suit the device (16 for a network that subtracts the mean over its batch). On a CPU each
-    core takes batches of its own. ``dtype=torch.bfloat16`` runs the convolutions in reduced precision, which saves time
-    where :func:`rlnlib.training.fast_precision` is "bf16-mixed", and takes a hundred times as long elsewhere.
+    The model computes in evaluation mode, without gradients, and is left as it was. Several threads may predict with
+    one model. On a CPU each core takes batches of its own.
 
-    Shape: stiff (B, N1, N2, N3) or (N1, N2, N3), bool or 0/1 -> (B, N1, N2, N3) float32 on the CPU.
-    Raises ValueError for bad cells, batch size or dtype.
+    Args:
+        model: an :class:`RLN`, or a module with the same call.
+        stiff: cells (B, N1, N2, N3), or one cell (N1, N2, N3); bool or 0/1.
+        batch_size: cells that go through the model together. By default as many as suit the device, and 16 for a
+            network that subtracts the mean over its batch.
+        dtype: ``torch.bfloat16`` runs the convolutions in reduced precision. That saves time where
+            :func:`rlnlib.training.fast_precision` is "bf16-mixed", and takes a hundred times as long elsewhere.
+        device: where to compute; by default where the model is.
+        return_iterates: return the field after each pass.
+
+    Returns:
+        The field of each cell (B, N1, N2, N3), float32 on the CPU; with ``return_iterates`` those of all passes,
+        (passes, B, N1, N2, N3).
+
+    Raises:
+        ValueError: for bad cells, batch size, dtype or device.
     """
     stiff = _checks.as_labels(stiff)
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"dtype must be torch.float32 or torch.bfloat16; it is {dtype!r}.")
-    first = next(model.parameters(), torch.empty(0))
-    device = torch.device(device) if device is not None else first.device
+    _checks.boolean("return_iterates", return_iterates)
+    home = next(model.parameters(), torch.empty(0)).device
+    device = _checks.as_device(device, default=home)
+    if device != home or any(module.training for module in model.modules()):
+        # A copy, since other threads may use the model meanwhile, and the device may refuse it.
+        model = copy.deepcopy(model).eval().to(device)
     voxels = stiff[0].numel()
     limit = _BATCH_VOXELS.get(device.type, _BATCH_VOXELS["cpu"])
     workers = torch.get_num_threads() if device.type == "cpu" and voxels <= limit else 1
@@ -122,15 +180,12 @@ def predict_strain(
         batch_size = 16 if together else min(fit, max(2, math.ceil(len(stiff) / (rounds * workers))))
     batch_size = _checks.positive_integer("batch_size", batch_size)
 
-    @torch.no_grad()  # here, since it holds for one thread
+    @torch.no_grad()  # set in each thread: it holds for one thread alone
     def predict(batch: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
-            return model(phase_indicators(batch.to(device))).float().cpu()[:, 0]
+            indicators = phase_indicators(batch.to(device))  # (b, 2, N1, N2, N3)
+            fields = model(indicators, return_iterates=True) if return_iterates else [model(indicators)]
+        return torch.stack([field.float().cpu()[:, 0] for field in fields])  # (passes or 1, b, N1, N2, N3)
 
-    was_training, home = model.training, first.device
-    model.eval().to(device)
-    try:
-        parts = list(cores.map_on_cores(predict, stiff.split(batch_size), workers))
-    finally:
-        model.train(was_training).to(home)
-    return torch.cat(parts)
+    fields = torch.cat(list(cores.map_on_cores(predict, stiff.split(batch_size), workers)), dim=1)
+    return fields if return_iterates else fields[0]

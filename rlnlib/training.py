@@ -9,25 +9,37 @@ make the step of one with a batch twice as large. They share the folder.
 
 from __future__ import annotations
 
-import csv
-import io
+import contextlib
 import math
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from tqdm.auto import tqdm
 
-from rlnlib import _checks
+from rlnlib import _checks, symmetry
+from rlnlib._files import locked, writing
+from rlnlib.fast.processes import fast_precision, longest, mean_over_processes, start
 from rlnlib.metrics import mase
 from rlnlib.rln import RLN, phase_indicators, predict_strain
-from rlnlib.weight_files import write_atomically
+from rlnlib.runs import (
+    CHECKPOINT,
+    HISTORY,
+    describe_data,
+    read_checkpoint,
+    read_history,
+    read_matching_checkpoint,
+    write_checkpoint,
+    write_history,
+)
+
+__all__ = ["CHECKPOINT", "HISTORY", "fast_precision", "read_history", "read_run", "step", "train", "write_history"]
 
 LOSSES = ("mse", "rmse", "mae")
-CHECKPOINT, HISTORY = "checkpoint.pt", "history.csv"
+#: Where a run stands: whole epochs, batches of the next one, what was summed over them, and what was best so far.
+_START: dict[str, Any] = {"epoch": 0, "batch": 0, "loss_sum": 0.0, "seen": 0, "seconds": 0.0, "out_of_time": False}
 
 
 class Unfinished(Exception):
@@ -47,13 +59,23 @@ class Unfinished(Exception):
 class TrainingConfig:
     """The recipe; the defaults are the paper's (section 4), with the released code's clipping.
 
-    ``loss``: "mse" is the text's, the sum over the passes of w_i times the mean square error; "rmse" the released
-    code's, the mean over the passes of 100 sqrt(mean square error) / mean strain; "mae" the same of the mean absolute
-    error, which is what MASE measures. ``pass_weights`` are the w_i, one for each pass (1 by default). The gradient
-    norm is clipped at 2 x passes. ``augment`` shifts cells, mirrors them and exchanges the transverse axes, all exact
-    for a load along axis 0. The learning rate rises linearly over the first ``warm_up`` part of the run, then falls
-    along a cosine; with ``max_minutes`` the run ends with the time, if that comes before ``epochs``. ``batch_size``
-    is that of one process.
+    The gradient's norm is clipped at 2 x passes.
+
+    Args:
+        epochs: presentations of the whole training set, over which the learning rate falls along a cosine.
+        batch_size: cells of a step, of one process.
+        learning_rate: the largest.
+        final_learning_rate: that of the cosine's end.
+        warm_up: first part of the run, over which the learning rate rises linearly.
+        loss: "mse" is the text's, the sum over the passes of w_i times the mean square error; "rmse" the released
+            code's, the mean over the passes of 100 sqrt(mean square error) / mean strain; "mae" the same of the mean
+            absolute error, which is what MASE measures.
+        pass_weights: the w_i, one for each pass; 1 by default.
+        augment: shift cells, mirror them and exchange the transverse axes, all exact for a load along axis 0.
+        precision: "32-true", or "bf16-mixed" for convolutions in bfloat16; see :func:`fast_precision`.
+        max_minutes: the run ends with the time, if that comes before ``epochs``.
+        checkpoint_minutes: at most so much is lost to a kill.
+        seed: of the order of the cells and of their moves.
     """
 
     epochs: int = 60
@@ -70,31 +92,49 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size"):
-            _checks.positive_integer(name, getattr(self, name))
+        clean: dict[str, Any] = {
+            name: _checks.positive_integer(name, getattr(self, name)) for name in ("epochs", "batch_size")
+        }
         for name in ("learning_rate", "final_learning_rate", "checkpoint_minutes"):
-            _checks.positive(name, getattr(self, name))
-        if not 0 <= self.warm_up < 1:
-            raise ValueError(f"warm_up must be a part of the run, from 0 to less than 1; it is {self.warm_up!r}.")
-        _checks.one_of("loss", self.loss, LOSSES)
-        if self.pass_weights is not None:
-            object.__setattr__(self, "pass_weights", tuple(_checks.positive("a weight", w) for w in self.pass_weights))
-        _checks.one_of("precision", self.precision, ("32-true", "bf16-mixed"))
+            clean[name] = _checks.positive(name, getattr(self, name))
+        clean["warm_up"] = _checks.within("warm_up", self.warm_up, 0, 0.999)
+        clean["loss"] = _checks.one_of("loss", self.loss, LOSSES)
+        clean["precision"] = _checks.one_of("precision", self.precision, ("32-true", "bf16-mixed"))
+        clean["augment"] = _checks.boolean("augment", self.augment)
+        clean["seed"] = _checks.positive_integer("seed", self.seed, least=0)
         if self.max_minutes is not None:
-            _checks.positive("max_minutes", self.max_minutes)
+            clean["max_minutes"] = _checks.positive("max_minutes", self.max_minutes)
+        if self.pass_weights is not None:
+            try:
+                weights = list(self.pass_weights)
+            except TypeError as error:
+                raise ValueError(f"pass_weights must be one number a pass; it is {self.pass_weights!r}.") from error
+            clean["pass_weights"] = tuple(_checks.positive("an entry of pass_weights", weight) for weight in weights)
+        for name, value in clean.items():
+            object.__setattr__(self, name, value)
 
 
-def fast_precision(device: str = "auto") -> str:
-    """The precision to train in: "bf16-mixed" where the device has matrix units for bfloat16, else "32-true".
+def step(model, optimizer, fabric, cells: torch.Tensor, strain: torch.Tensor, config: TrainingConfig) -> torch.Tensor:
+    """Take one step of Adam down the gradient of the loss (section 3.2) on a batch of cells.
 
-    Without that hardware, or where the environment keeps torch from using it, bfloat16 convolutions on a CPU take a
-    hundred times as long as with it.
+    Args:
+        model: a recurrent localization network, with its ``optimizer``, as ``fabric.setup`` returned them.
+        cells: (B, N, N, N), 1 where stiff.
+        strain: (B, N, N, N), strain_xx / macroscopic strain.
+
+    Returns:
+        The loss, ().
     """
-    if device != "cpu" and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    known = [getattr(torch.cpu, name, bool) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")]
-    used = torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
-    return "bf16-mixed" if used and any(supported() for supported in known) else "32-true"
+    target = strain[:, None]  # (B, 1, N, N, N)
+    iterates = model(phase_indicators(cells), return_iterates=True)  # eq. 22: N fields (B, 1, N, N, N)
+    # Over the batches of all processes, since the root of a mean is not the mean of roots.
+    errors = mean_over_processes(fabric, pass_errors(iterates, target, config.loss))  # L_i, (N,)
+    loss = training_loss(errors, mean_over_processes(fabric, target.mean()), config.loss, config.pass_weights)
+    optimizer.zero_grad()
+    fabric.backward(loss)
+    fabric.clip_gradients(model, optimizer, max_norm=2.0 * len(errors), error_if_nonfinite=False)
+    optimizer.step()
+    return loss.detach()
 
 
 def train(
@@ -106,128 +146,128 @@ def train(
     device="auto",
     progress=False,
     slice_minutes: float | None = None,
-):
-    """Calibrate ``model`` in place and return the history, a list of one dict an epoch.
+) -> list[dict]:
+    """Calibrate ``model`` in place; it ends with the weights of the epoch of lowest validation error.
 
-    The model ends with the weights of the epoch of lowest validation error. ``folder`` receives a checkpoint after
-    each epoch and every ``config.checkpoint_minutes``, and ``history.csv``; a folder with a checkpoint is resumed,
-    and a finished one only read. The sets are pairs of tensors, stiff (n, N, N, N) and strain_xx (n, N, N, N), or
-    have a method ``tensors`` that gives such a pair; the training set is held on the device. After
-    ``slice_minutes`` of this call an unfinished run is saved and :class:`Unfinished` raised, without a change to the
-    recipe: so a long run fits into short leases of a machine.
+    Args:
+        model: an :class:`RLN`, with any proximal network.
+        train_set: a pair of tensors, stiff (n, N, N, N) and strain_xx (n, N, N, N), or what has a method ``tensors``
+            that gives such a pair; held on the device.
+        validation_set: the same.
+        config: the recipe.
+        folder: receives a checkpoint after each epoch and every ``config.checkpoint_minutes``, and ``history.csv``.
+            A folder with a checkpoint is resumed, and a finished one only read.
+        device: "auto", "cpu" or "cuda".
+        progress: show a bar.
+        slice_minutes: time of this call, after which an unfinished run is saved and :class:`Unfinished` raised. It is
+            no part of the recipe: so a long run fits into short leases of a machine.
 
-    Raises ValueError for bad sets or weights, OSError if the folder belongs to another recipe or its checkpoint is
-    damaged, FloatingPointError if the loss or a weight is no longer finite; the last good checkpoint is kept.
+    Returns:
+        The learning curve: one dict an epoch.
+
+    Raises:
+        ValueError: for bad sets or weights.
+        OSError: if the folder belongs to another recipe, network or data, if another process works in it, if its
+            checkpoint is damaged, or if it cannot be written.
+        FloatingPointError: if the loss or a weight is no longer finite; the last good checkpoint is kept.
     """
     stiff, strain = _pair("train_set", train_set)
     held_out = _pair("validation_set", validation_set)
     if config.pass_weights is not None and len(config.pass_weights) != model.passes:
         raise ValueError(f"pass_weights has {len(config.pass_weights)} entries; the model makes {model.passes} passes.")
-    weights = torch.tensor(config.pass_weights or [1.0] * model.passes)
-    folder = Path(folder)
-    fabric = _fabric(device, config.precision)
+    if slice_minutes is not None and (not isinstance(slice_minutes, (int, float)) or math.isnan(slice_minutes)):
+        raise ValueError(f"slice_minutes must be a number of minutes; it is {slice_minutes!r}.")
+    folder = _checks.as_path(folder, "folder")
+    run = {"config": asdict(config), "model": model.config}
+    run["data"] = {
+        "train": describe_data(stiff, strain, train_set),
+        "validation": describe_data(*held_out, validation_set),
+    }
+    fabric = start(device, config.precision)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     network = model.to(fabric.device)
     model, optimizer = fabric.setup(network, optimizer)
-    state = _resume(folder, network, optimizer, config)
-    stiff, strain, weights = fabric.to_device((stiff, strain, weights))
-    step_size = config.batch_size * fabric.world_size
-    batches = math.ceil(len(stiff) / step_size)
-    entered = saved = time.monotonic()
-    started = entered - state["seconds"]
-    loss_sum = torch.tensor(state["loss_sum"], dtype=torch.float64, device=fabric.device)
-
-    def check_finite():
-        state["loss_sum"] = float(loss_sum)
-        if not math.isfinite(state["loss_sum"]) or not all(bool(torch.isfinite(p).all()) for p in network.parameters()):
-            raise FloatingPointError(
-                f"The loss or a weight is no longer finite in epoch {state['epoch'] + 1}: lower the learning rate, or "
-                f"set warm_up. If there is a checkpoint in {folder}, it is from before."
-            )
-
-    def save():
-        check_finite()
+    with contextlib.ExitStack() as stack:
         if fabric.is_global_zero:
-            _save(folder, network, optimizer, config, state)
-        fabric.barrier()
-        return time.monotonic()
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder))
+        state: dict[str, Any] = {**_START, "history": [], "best_error": math.inf, "best": {}}
+        if before := read_matching_checkpoint(folder, run):
+            network.load_state_dict(before["weights"])
+            optimizer.load_state_dict(before["optimizer"])
+            state = before["state"]
+        if fabric.is_global_zero and state["history"]:
+            write_history(folder / HISTORY, state["history"])  # a kill may have come between the two files
+        stiff, strain = fabric.to_device((stiff, strain))
+        step_size = config.batch_size * fabric.world_size
+        batches = math.ceil(len(stiff) / step_size)
+        entered = saved = time.monotonic()
+        started = entered - state["seconds"]
+        loss_sum = torch.tensor(state["loss_sum"], dtype=torch.float64, device=fabric.device)
 
-    before = state["epoch"] * batches + state["batch"]  # what an earlier call has done says nothing of the rate
-    with tqdm(initial=before, total=config.epochs * batches, unit="batch", disable=not progress) as bar:
-        while state["epoch"] < config.epochs and not state["out_of_time"]:
-            order = torch.randperm(len(stiff), generator=_generator(config.seed, state["epoch"]))
-            order = torch.cat([order, order[: -len(order) % fabric.world_size]])  # an equal share for each process
-            while state["batch"] < batches:
-                step = state["epoch"] * batches + state["batch"]
-                bar.update(step + 1 - bar.n)
-                state["seconds"] = _longest(fabric, time.monotonic() - started)
-                done = step / (config.epochs * batches)
-                if config.max_minutes is not None and state["seconds"] > 60 * config.max_minutes * done:
-                    done = state["seconds"] / (60 * config.max_minutes)
-                    bar.total = max(step + 1, round(step / done))  # the batches that the minutes leave time for
-                if done >= 1:
-                    state["out_of_time"] = True
-                    break
-                if slice_minutes is not None and state["seconds"] - (entered - started) > 60 * slice_minutes:
-                    save()
-                    raise Unfinished(done, state["seconds"])
-                for group in optimizer.param_groups:
-                    group["lr"] = _rate(config, done)
-                chosen = order[state["batch"] * step_size : (state["batch"] + 1) * step_size]
-                # Drawn for the whole batch, so that they do not depend on the number of processes.
-                moves = _draw_moves(len(chosen), _generator(config.seed, state["epoch"], state["batch"]))
-                share = slice(fabric.global_rank, None, fabric.world_size)
-                records, moves = fabric.to_device((chosen[share], moves[share]))
-                cells, target = stiff[records], strain[records]
-                if config.augment:
-                    cells, target = _moved(cells, moves), _moved(target, moves)
-                target = target[:, None]
-                iterates = model(phase_indicators(cells), return_iterates=True)
-                # Over the batches of all processes, since the root of a mean is not the mean of roots.
-                errors = _mean_over_processes(fabric, pass_errors(iterates, target, config.loss))
-                loss = training_loss(errors, _mean_over_processes(fabric, target.mean()), config.loss, weights)
-                optimizer.zero_grad()
-                fabric.backward(loss)
-                fabric.clip_gradients(model, optimizer, max_norm=2.0 * network.passes, error_if_nonfinite=False)
-                optimizer.step()
-                state["batch"] += 1
-                loss_sum += loss.detach() * len(chosen)  # on the device: a GPU does not wait for the host
-                state["seen"] += len(chosen)
-                if _longest(fabric, time.monotonic() - saved) > 60 * config.checkpoint_minutes:
-                    saved = save()
-            if state["seen"] or not state["history"]:
-                check_finite()  # before the evaluation, which refuses NaN
-                _finish_epoch(fabric, network, held_out, config, state, optimizer.param_groups[0]["lr"])
-                loss_sum.zero_()
-            bar.set_postfix(validation_mase=f"{state['history'][-1]['validation_mase']:.2f} %")
-            saved = save()
+        def check_finite():
+            state["loss_sum"] = float(loss_sum)
+            finite = [math.isfinite(state["loss_sum"]), *(bool(p.isfinite().all()) for p in network.parameters())]
+            if not all(finite):
+                raise FloatingPointError(
+                    f"The loss or a weight is no longer finite in epoch {state['epoch'] + 1}: lower the learning rate, "
+                    f"or set warm_up. If there is a checkpoint in {folder}, it is from before."
+                )
+
+        def save():
+            check_finite()
+            if fabric.is_global_zero:
+                tensors = {"weights": network.state_dict(), "optimizer": optimizer.state_dict()}
+                write_checkpoint(folder, {**run, "state": state, **tensors})
+                if state["history"]:
+                    write_history(folder / HISTORY, state["history"])
+            fabric.barrier()
+            return time.monotonic()
+
+        begin = state["epoch"] * batches + state["batch"]
+        with tqdm(initial=begin, total=config.epochs * batches, unit="batch", disable=not progress) as bar:
+            while state["epoch"] < config.epochs and not state["out_of_time"]:
+                order = torch.randperm(len(stiff), generator=_generator(config.seed, state["epoch"]))
+                order = torch.cat([order, order[: -len(order) % fabric.world_size]])  # an equal share for each process
+                while state["batch"] < batches:
+                    number = state["epoch"] * batches + state["batch"]
+                    bar.update(number + 1 - bar.n)
+                    state["seconds"] = longest(fabric, time.monotonic() - started)
+                    done = number / (config.epochs * batches)
+                    if config.max_minutes is not None and state["seconds"] > 60 * config.max_minutes * done:
+                        done = state["seconds"] / (60 * config.max_minutes)
+                        bar.total = max(number + 1, round(number / done))  # what the minutes leave time for
+                    if done >= 1:
+                        state["out_of_time"] = True
+                        break
+                    if slice_minutes is not None and state["seconds"] - (entered - started) > 60 * slice_minutes:
+                        save()
+                        raise Unfinished(done, state["seconds"])
+                    for group in optimizer.param_groups:
+                        group["lr"] = _rate(config, done)
+                    chosen = order[state["batch"] * step_size : (state["batch"] + 1) * step_size]
+                    # Drawn for the whole batch, so that they do not depend on the number of processes.
+                    moves = symmetry.draw_moves(len(chosen), _generator(config.seed, state["epoch"], state["batch"]))
+                    share = slice(fabric.global_rank, None, fabric.world_size)
+                    records, moves = fabric.to_device((chosen[share], moves[share]))
+                    cells, target = stiff[records], strain[records]
+                    if config.augment:
+                        cells, target = symmetry.moved_by(cells, moves), symmetry.moved_by(target, moves)
+                    loss = step(model, optimizer, fabric, cells, target, config)
+                    state["batch"] += 1
+                    loss_sum += loss * len(chosen)  # on the device: a GPU does not wait for the host
+                    state["seen"] += len(chosen)
+                    if longest(fabric, time.monotonic() - saved) > 60 * config.checkpoint_minutes:
+                        saved = save()
+                if state["seen"] or not state["history"]:
+                    check_finite()  # before the evaluation, which refuses NaN
+                    _finish_epoch(fabric, network, held_out, config, state, optimizer.param_groups[0]["lr"])
+                    loss_sum.zero_()
+                bar.set_postfix(validation_mase=f"{state['history'][-1]['validation_mase']:.2f} %")
+                saved = save()
     network.load_state_dict(state["best"])
     return state["history"]
-
-
-def _fabric(device, precision: str) -> Fabric:
-    """One process, or those that ``torchrun`` started, each with its own device."""
-    world, here = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    fabric = Fabric(
-        accelerator=str(device).split(":")[0],
-        devices=here,
-        num_nodes=world // here,
-        strategy="ddp" if world > 1 else "auto",
-        precision=precision,  # type: ignore[arg-type]
-    )
-    fabric.launch()
-    return fabric
-
-
-def _longest(fabric: Fabric, seconds: float) -> float:
-    """The largest of the processes' times, so that all of them decide alike."""
-    if fabric.world_size == 1:
-        return seconds
-    return float(torch.as_tensor(fabric.all_reduce(torch.tensor(seconds, device=fabric.device), reduce_op="max")))
-
-
-def _mean_over_processes(fabric: Fabric, value: torch.Tensor) -> torch.Tensor:
-    return torch.as_tensor(fabric.all_gather(value, sync_grads=True)).view(-1, *value.shape).mean(0)
 
 
 def pass_errors(iterates: list[torch.Tensor], target: torch.Tensor, kind: str) -> torch.Tensor:
@@ -236,70 +276,35 @@ def pass_errors(iterates: list[torch.Tensor], target: torch.Tensor, kind: str) -
     return torch.stack([(d.abs() if kind == "mae" else d.square()).mean() for d in differences])
 
 
-def training_loss(errors: torch.Tensor, mean_strain, kind: str, weights: torch.Tensor | None = None) -> torch.Tensor:
+def training_loss(errors: torch.Tensor, mean_strain, kind: str, weights=None) -> torch.Tensor:
     """The calibration loss sum_i w_i L_i over all passes, w_i = 1 by default; see :class:`TrainingConfig`.
 
     Shape: errors (N,) of :func:`pass_errors`, weights (N,) -> ().
     """
-    weights = torch.ones_like(errors) if weights is None else weights
+    weights = torch.ones_like(errors) if weights is None else torch.as_tensor(weights).to(errors)
     if kind == "mse":
         return (weights * errors).sum()
     return 100 * (weights * (errors.sqrt() if kind == "rmse" else errors)).mean() / mean_strain
 
 
-def augmented(cells: torch.Tensor, strain: torch.Tensor, generator: torch.Generator):
-    """Random symmetry copies of a batch: any shift, mirrors of the three axes, exchange of the transverse axes.
+def read_run(folder, proximal=None) -> tuple[RLN, TrainingConfig, list[dict]]:
+    """Read what a training run left in its folder.
 
-    The axial strain under a load along axis 0 has all of them. Shape: two (B, N, N, N) -> the same.
+    Args:
+        folder: that of :func:`train`.
+        proximal: for a network that is not the library's: the function or class that makes it.
+
+    Returns:
+        The model of the best epoch so far, in evaluation mode, the recipe and the learning curve.
+
+    Raises:
+        OSError: if the folder has no readable checkpoint, or none after a whole epoch.
+        ValueError: for a network that is not the library's and not passed.
     """
-    moves = _draw_moves(len(cells), generator).to(cells.device)
-    return _moved(cells, moves), _moved(strain, moves)
-
-
-def _draw_moves(count: int, generator: torch.Generator) -> torch.Tensor:
-    """Shifts along three axes, mirrors of three axes, exchange. Shape: -> (count, 7) int64."""
-    return torch.randint(0, 2**31 - 1, (count, 7), generator=generator)
-
-
-def _moved(field: torch.Tensor, moves: torch.Tensor) -> torch.Tensor:
-    """Shape: (B, N1, N2, N3), (B, 7) -> (B, N1, N2, N3)."""
-    odd = moves[:, 3:] % 2 == 1
-    index = []
-    for axis, n in enumerate(field.shape[1:]):
-        at = (torch.arange(n, device=field.device) - moves[:, axis : axis + 1]) % n  # (B, n)
-        at = torch.where(odd[:, axis : axis + 1], at.flip(1), at)
-        index.append(at.view([len(field), *(n if a == axis else 1 for a in range(3))]))
-    batch = torch.arange(len(field), device=field.device).view(-1, 1, 1, 1)
-    moved = field[tuple([batch, *index])]
-    if field.shape[2] == field.shape[3]:
-        moved = torch.where(odd[:, 3].view(-1, 1, 1, 1), moved.transpose(2, 3), moved)
-    return moved
-
-
-def read_history(folder, name: str = HISTORY) -> list[dict[str, float]]:
-    """The history that a training run left in its folder, one dict an epoch."""
-    with open(Path(folder) / name, newline="") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-
-
-def write_history(path, history: list[dict]) -> None:
-    """The inverse of :func:`read_history`."""
-    table = io.StringIO()
-    writer = csv.DictWriter(table, history[0])
-    writer.writeheader()
-    writer.writerows(history)
-    write_atomically(path, table.getvalue().encode())
-
-
-def read_run(folder) -> tuple[RLN, TrainingConfig, list[dict]]:
-    """What a training run left in its folder: the model of its best epoch so far, its recipe and its history.
-
-    Raises OSError if the folder has no readable checkpoint, or none after a whole epoch.
-    """
-    saved = _read_checkpoint(Path(folder) / CHECKPOINT)
+    saved = read_checkpoint(Path(folder))
     if not saved["state"]["history"]:
         raise OSError(f"The run in {folder} has not finished an epoch yet.")
-    model = RLN(**saved["model"])
+    model = RLN.from_config(saved["model"], proximal)
     model.load_state_dict(saved["state"]["best"])
     return model.eval(), TrainingConfig(**saved["config"]), saved["state"]["history"]
 
@@ -325,40 +330,6 @@ def _finish_epoch(fabric, network, held_out, config, state, rate) -> None:
     state.update(epoch=state["epoch"] + 1, batch=0, loss_sum=0.0, seen=0)
 
 
-def _resume(folder: Path, network: RLN, optimizer, config: TrainingConfig) -> dict:
-    start = {"epoch": 0, "batch": 0, "loss_sum": 0.0, "seen": 0, "seconds": 0.0, "history": [], "out_of_time": False}
-    start.update(best_error=math.inf, best={})
-    if not (folder / CHECKPOINT).exists():
-        return start
-    saved = _read_checkpoint(folder / CHECKPOINT)
-    wanted = {"config": asdict(config), "model": network.config}
-    if {key: saved[key] for key in wanted} != wanted:
-        raise OSError(
-            f"{folder} holds a run with another recipe ({saved['model']}, {saved['config']}): choose another folder."
-        )
-    network.load_state_dict(saved["weights"])
-    optimizer.load_state_dict(saved["optimizer"])
-    return saved["state"]
-
-
-def _read_checkpoint(path: Path) -> dict:
-    if not path.exists():
-        raise FileNotFoundError(f"No training run at {path.parent}: it has no {path.name}.")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a damaged file
-        raise OSError(f"{path} is damaged ({error}): delete the folder to start again.") from error
-
-
-def _save(folder: Path, network: RLN, optimizer, config: TrainingConfig, state: dict) -> None:
-    content = io.BytesIO()
-    saved = {"config": asdict(config), "model": network.config, "state": state}
-    torch.save({**saved, "weights": network.state_dict(), "optimizer": optimizer.state_dict()}, content)
-    write_atomically(folder / CHECKPOINT, content.getvalue())
-    if state["history"]:
-        write_history(folder / HISTORY, state["history"])
-
-
 def _rate(config: TrainingConfig, done: float) -> float:
     """Linear rise over the warm-up, then cosine decay to the final learning rate, over 0 <= done <= 1."""
     if done < config.warm_up:
@@ -375,7 +346,8 @@ def _generator(*key: int) -> torch.Generator:
 
 
 def _pair(name: str, data) -> tuple[torch.Tensor, torch.Tensor]:
-    stiff, strain = data.tensors() if hasattr(data, "tensors") and callable(data.tensors) else data
+    stiff, strain = data.tensors() if hasattr(data, "tensors") and callable(data.tensors) else _checks.pair(name, data)
+    stiff, strain = _checks.as_tensor(stiff, name), _checks.as_tensor(strain, name)
     if stiff.ndim != 4 or stiff.shape != strain.shape or len(stiff) == 0:
         raise ValueError(
             f"{name} must be non-empty stiff and strain_xx of one shape (n, N, N, N); they have "
@@ -383,4 +355,4 @@ def _pair(name: str, data) -> tuple[torch.Tensor, torch.Tensor]:
         )
     if not bool(torch.isfinite(strain).all()):
         raise ValueError(f"{name} contains NaN or infinity in its strains: solve or repair the data set again.")
-    return stiff, strain.float()
+    return stiff.cpu(), strain.float().cpu()

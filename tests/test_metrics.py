@@ -3,6 +3,7 @@ import pytest
 import torch
 
 import rlnlib
+from rlnlib import metrics
 
 
 def test_mase_is_equation_29_by_hand():
@@ -50,3 +51,18 @@ def test_energy_by_wavelength_adds_up_to_the_variance_and_finds_a_wave_in_its_ba
 def test_energy_by_wavelength_refuses_other_shapes_and_bounds(shape, wavelengths):
     with pytest.raises(ValueError):
         rlnlib.metrics.energy_by_wavelength(torch.ones(shape), wavelengths)
+
+
+def test_a_summary_has_the_mean_and_an_interval_that_covers_it_as_often_as_it_says():
+    generator = np.random.default_rng(1)
+    found = [metrics.summary(3 + generator.normal(size=200), resamples=300) for _ in range(100)]
+    assert sum(low <= 3 <= high for low, high in (row["interval"] for row in found)) in range(87, 101)
+    assert found[0]["cells"] == 200 and abs(found[0]["deviation"] - 1) < 0.2
+    assert found[0]["standard_error"] == pytest.approx(found[0]["deviation"] / 200**0.5, abs=1e-4)
+    assert metrics.summary([1.0, 1.0, 4.0])["mean"] == 2 and metrics.summary([1.0, 1.0, 4.0])["deviation"] == 1.7321
+
+
+@pytest.mark.parametrize("errors", [[1.0], [], [1.0, float("nan")]])
+def test_errors_without_a_deviation_are_refused(errors):
+    with pytest.raises(ValueError):
+        metrics.summary(errors)

@@ -2,14 +2,28 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
 import pages
 from rlnlib import reproduce, weight_files
-from rlnlib.reproduce import PROFILES
+from rlnlib.reproduce import PROFILES, Profile, Stage
+from rlnlib.training import TrainingConfig
 
-PROFILE = replace(PROFILES["ci"], n=20, size=6, grain_size=(1, 3))
+ROOT = Path(__file__).resolve().parents[1]
+DATA = {"n": 20, "size": 6, "repeats": 5, "grain_size": (1, 3)}
+PROFILE = Profile((Stage(DATA, TrainingConfig(epochs=2, batch_size=8, loss="rmse", augment=True)),))
+#: Small cells, then larger ones of an odd size, for two kinds of networks.
+STAGED = Profile(
+    stages=(
+        Stage({**DATA, "size": 4}, reproduce._recipe(epochs=2, batch_size=8), splits=("train", "test")),
+        Stage({**DATA, "size": 7}, reproduce._recipe(epochs=1, batch_size=4, seed=1), proximal="vnet-periodic"),
+    ),
+    kinds=("fln", "rln-t"),
+    validation_cells=3,
+)
 
 
 def names(results):
@@ -59,14 +73,59 @@ def test_a_slice_that_ends_before_the_first_step_says_so(tmp_path, monkeypatch, 
     monkeypatch.setitem(PROFILES, "ci", PROFILE)
     command = ["--profile", "ci", "--out", str(tmp_path), "--device", "cpu"]
     assert reproduce.main([*command, "--max-minutes", "1e-6"]) == 0
-    assert "the first has not begun" in capsys.readouterr().out
+    assert "the first is at training on cells of 6^3. Run" in capsys.readouterr().out
 
 
 def test_a_folder_of_another_profile_is_refused(tmp_path, monkeypatch, capsys):
     reproduce.reproduce(PROFILE, tmp_path, "cpu", max_minutes=1e-6)
-    monkeypatch.setitem(PROFILES, "ci", replace(PROFILE, n=40))
+    monkeypatch.setitem(PROFILES, "ci", replace(PROFILE, stages=(replace(PROFILE.stages[0], data={**DATA, "n": 40}),)))
     assert reproduce.main(["--profile", "ci", "--out", str(tmp_path), "--device", "cpu"]) == 2
     assert "other parameters" in capsys.readouterr().err
+
+
+def test_a_training_in_stages_goes_from_small_cells_to_large_ones_and_survives_cuts(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "_BLOCK", 3)
+    whole = reproduce.reproduce(STAGED, tmp_path / "whole", "cpu")
+    assert names(whole) == ["fln-50", "fln-10", "rln-t-50", "rln-t-10"]
+    cut, doing = {"left": {}}, set()
+    while "left" in cut:
+        cut = reproduce.reproduce(STAGED, tmp_path / "cut", "cpu", max_minutes=0.003)
+        doing.add(cut.get("left", {}).get("doing", "")[:25])
+        assert len(doing) < 50
+    assert {"training on cells of 4^3", "training on cells of 7^3"} <= doing
+    assert {k: v["mase"] for k, v in cut.items()} == {k: v["mase"] for k, v in whole.items()}
+    found = whole["rln-t-10"]
+    assert [stage["epochs"] for stage in found["recipe"]] == [2, 1] and found["recipe"][0]["data"]["size"] == 4
+    assert found["recipe"][1]["pass_weights"] and not whole["fln-10"]["recipe"][1]["pass_weights"]
+    assert found["training_cells"] == 8 and found["epochs"] == 3 and found["worst_voxel"] > found["mase_mean"]
+    assert weight_files.load_weights(tmp_path / "cut" / "rln-t-10.safetensors").config["proximal"] == "vnet-periodic"
+    paired = reproduce.differences(whole)["10"]["fln - rln-t"]
+    assert paired["mean"] == pytest.approx(whole["fln-10"]["mase_mean"] - found["mase_mean"], abs=1e-3)
+    assert "fln - rln-t" in reproduce.table(whole)
+
+
+def test_the_profiles_are_those_of_the_notebooks():
+    """Cells, epochs and batches; so a chapter and the command can be compared."""
+    for path in (ROOT / "notebooks" / "profiles").glob("*.yml"):
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        stage = PROFILES[path.stem].stages[-1]
+        cells = [round(stage.data["n"] * part) for part in (0.4, 0.2)]
+        assert [settings["n_train"], settings["training_size"]] == [cells[0], stage.data["size"]]
+        assert [settings["epochs"], settings["batch_size"]] == [stage.config.epochs, stage.config.batch_size]
+
+
+def test_table_1_presents_as_many_cells_to_each_network():
+    """The paper's cells and split in the last stage, 20,480 presentations of them or more."""
+    profile = PROFILES["table-1"]
+    small, large = profile.stages
+    assert large.data == PROFILES["paper"].stages[0].data and large.splits == ("train",)
+    shares = {"train": 0.4, "validation": 0.2, "test": 0.4}
+    presented = [
+        round(stage.data["n"] * sum(shares[part] for part in stage.splits)) * stage.config.epochs
+        for stage in profile.stages
+    ]
+    assert presented == [131_072, 24_576] and "validation" not in small.splits
+    assert all(stage.config.max_minutes is None for stage in profile.stages)
 
 
 @pytest.mark.parametrize("loss", ["mse", "rmse"])

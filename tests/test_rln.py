@@ -1,10 +1,12 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import rlnlib
-from rlnlib import elasticity, green, rln, solvers
+from rlnlib import elasticity, green, rln, solvers, training
 from rlnlib.rln import KINDS, RLN
 
 
@@ -129,6 +131,10 @@ def test_predictions_without_a_batch_size_are_those_of_the_whole_batch(random_ce
     [
         lambda: RLN(passes=0),
         lambda: RLN(history=-1),
+        lambda: RLN(passes=10**9),
+        lambda: RLN(history=10**6),
+        lambda: RLN(tied="no"),
+        lambda: RLN(proximal=0),
         lambda: RLN(proximal="unet"),
         lambda: RLN()(torch.ones(1, 1, 6, 6, 6)),
         lambda: rlnlib.predict_strain(RLN(), np.zeros((0, 6, 6, 6), bool)),
@@ -153,5 +159,48 @@ def test_a_copy_with_other_options_has_the_same_weights():
     assert model.proximals[0].begin[0].weight.abs().sum() > 0
     with pytest.raises(ValueError, match="do not fit"):
         model.with_options(passes=3)
-    with pytest.raises(ValueError, match="by name"):
-        RLN(proximal=lambda inputs: torch.nn.Conv3d(inputs, 1, 1)).with_options(batch_mean=True)
+    own = RLN(passes=1, proximal=lambda inputs: torch.nn.Conv3d(inputs, 1, 1))
+    assert torch.equal(own.with_options(batch_mean=True).proximals[0].weight, own.proximals[0].weight)
+
+
+def test_a_standard_type_of_float64_does_not_reach_the_networks(random_cells, tmp_path):
+    """Other codes set it for the whole process; the shipped weights still load, predict and train as float32."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        cells = random_cells(2, 6, 6, 6)
+        for network in (rlnlib.load_pretrained("fln", 10), RLN(passes=1)):
+            assert {p.dtype for p in network.parameters()} == {torch.float32}
+            fields = rlnlib.predict_strain(network, cells)
+            assert fields.dtype == torch.float32
+        config = training.TrainingConfig(epochs=1, batch_size=2, loss="mae", pass_weights=(1.0,), augment=True)
+        training.train(network, (cells, fields), (cells, fields), config, tmp_path, device="cpu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_the_iterates_of_a_prediction_are_those_of_the_model(random_cells):
+    model, cells = RLN(passes=3), random_cells(3, 6, 6, 6)
+    with torch.no_grad():
+        expected = model.eval()(rln.phase_indicators(cells), return_iterates=True)
+    found = rlnlib.predict_strain(model, cells, batch_size=2, return_iterates=True)
+    assert len(found) == 3
+    for field, iterate in zip(found, expected, strict=True):
+        assert torch.allclose(field, iterate[:, 0], atol=1e-6)
+    assert torch.equal(found[-1], rlnlib.predict_strain(model, cells, batch_size=2))
+
+
+def test_predictions_from_several_threads_on_a_model_in_training_agree_and_leave_its_mode(random_cells):
+    model, cells = RLN(passes=2).train(), random_cells(2, 6, 6, 6)
+    expected = rlnlib.predict_strain(model, cells)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: rlnlib.predict_strain(model, cells), range(40)))
+    assert all(torch.equal(field, expected) for field in found)
+    assert all(module.training for module in model.modules())
+
+
+def test_a_device_that_cannot_compute_is_refused_and_the_model_stays_whole(random_cells):
+    model, cells = RLN(passes=1), random_cells(1, 6, 6, 6)
+    before = rlnlib.predict_strain(model, cells)
+    with pytest.raises(ValueError, match="device"):
+        rlnlib.predict_strain(model, cells, device="meta")
+    assert torch.equal(rlnlib.predict_strain(model, cells), before)

@@ -1,15 +1,17 @@
 import dataclasses
+import errno
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import rlnlib
-from rlnlib import training
+from rlnlib import _files, dataset, networks, runs, symmetry, training
 from rlnlib.metrics import mase
 from rlnlib.rln import KINDS, RLN
 from rlnlib.training import TrainingConfig, train
@@ -109,14 +111,154 @@ def test_a_finished_run_is_only_read(sets, tmp_path):
 
 def test_a_run_with_another_recipe_or_a_damaged_checkpoint_is_refused(sets, tmp_path):
     train(model(), *sets, CONFIG, tmp_path, device="cpu")
-    with pytest.raises(OSError, match="another recipe"):
+    with pytest.raises(OSError, match=r"another recipe \(seed 0 there, 1 here\): choose another folder"):
         train(model(), *sets, dataclasses.replace(CONFIG, seed=1), tmp_path, device="cpu")
-    with pytest.raises(OSError, match="another recipe"):
+    with pytest.raises(OSError, match=r"another network \(passes 1 there, 5 here; tied"):
         train(model("rln-t"), *sets, CONFIG, tmp_path, device="cpu")
     checkpoint = tmp_path / training.CHECKPOINT
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(OSError, match="damaged"):
         train(model(), *sets, CONFIG, tmp_path, device="cpu")
+
+
+def test_a_run_with_other_data_is_refused_with_what_differs(tmp_path):
+    """Contrast and seed, where a data set says them; else the hash of the numbers."""
+    data = [
+        dataset.make_dataset(tmp_path / f"{c}.h5", 20, size=6, grain_size=(1, 3), contrast=c, seed=s)
+        for c, s in ((5.0, 0), (7.0, 1))
+    ]
+    parts = [[dataset.StrainDataset(path, split) for split in ("train", "validation")] for path in data]
+    config = dataclasses.replace(CONFIG, epochs=1)
+    train(model(), *parts[0], config, tmp_path / "run", device="cpu")
+    assert len(train(model(), *parts[0], config, tmp_path / "run", device="cpu")) == 1
+    words = "another data .*contrast 5.0 there, 7.0 here; seed 0 there, 1 here"
+    with pytest.raises(OSError, match=words):
+        train(model(), *parts[1], config, tmp_path / "run", device="cpu")
+    stiff, strain = parts[0][0].tensors()
+    train(model(), (stiff, strain), (stiff, strain), config, tmp_path / "pairs", device="cpu")
+    strain[3, 1, 2, 3] += 1e-4
+    with pytest.raises(OSError, match="another data .*sha256"):
+        train(model(), (stiff, strain), (stiff, strain), config, tmp_path / "pairs", device="cpu")
+
+
+def test_a_checkpoint_of_which_a_bit_has_flipped_is_neither_read_nor_resumed(sets, tmp_path):
+    """torch.load alone notices one in forty; the untouched file is read."""
+    train(model(), *sets, dataclasses.replace(CONFIG, epochs=1), tmp_path, device="cpu")
+    checkpoint = tmp_path / training.CHECKPOINT
+    content = checkpoint.read_bytes()
+    for place in range(7, len(content), len(content) // 60):
+        checkpoint.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        with pytest.raises(OSError, match="damaged"):
+            training.read_run(tmp_path)
+    with pytest.raises(OSError, match="damaged"):
+        train(model(), *sets, dataclasses.replace(CONFIG, epochs=1), tmp_path, device="cpu")
+    checkpoint.write_bytes(content)
+    assert len(training.read_run(tmp_path)[2]) == 1
+
+
+def test_a_checkpoint_without_its_parts_is_refused_in_words(tmp_path):
+    runs.write_checkpoint(tmp_path, {"model": {}, "config": {}})
+    with pytest.raises(OSError, match="does not hold what a checkpoint"):
+        training.read_run(tmp_path)
+
+
+def test_numbers_of_numpy_in_a_recipe_or_a_network_are_stored_as_pythons_own(sets, tmp_path):
+    """So that the run can be resumed, and its network saved."""
+
+    def run():
+        config = dataclasses.replace(
+            CONFIG, epochs=np.int64(1), learning_rate=np.float64(1e-3), augment=np.bool_(True), pass_weights=np.ones(1)
+        )
+        network = RLN(passes=np.int64(1), tied=np.bool_(False), history=np.int32(2))
+        return network, train(network, *sets, config, tmp_path, device="cpu")
+
+    _, history = run()
+    network, again = run()
+    assert again == history
+    rlnlib.weight_files.save_weights(tmp_path / "weights.safetensors", network)
+    assert rlnlib.weight_files.load_weights(tmp_path / "weights.safetensors").config == network.config
+
+
+@pytest.mark.parametrize("left", ["nothing", "a row less"])
+def test_a_history_that_a_kill_left_short_is_written_again(left, sets, tmp_path):
+    history = train(model(), *sets, CONFIG, tmp_path, device="cpu")
+    table = tmp_path / training.HISTORY
+    whole = table.read_text(encoding="utf-8")
+    table.unlink()
+    if left == "a row less":
+        table.write_text("".join(whole.splitlines(keepends=True)[:-1]), encoding="utf-8")
+    train(model(), *sets, CONFIG, tmp_path, device="cpu")
+    assert table.read_text(encoding="utf-8") == whole and len(training.read_history(tmp_path)) == len(history)
+
+
+def test_a_second_training_in_the_same_folder_is_refused_while_the_first_is_at_work(sets, tmp_path):
+    with _files.locked(tmp_path), pytest.raises(OSError, match="Another process works in"):
+        train(model(), *sets, CONFIG, tmp_path, device="cpu")
+    assert not (tmp_path / training.CHECKPOINT).exists()
+    assert len(train(model(), *sets, CONFIG, tmp_path, device="cpu")) == CONFIG.epochs
+
+
+def test_a_full_disk_says_what_to_do_and_the_run_goes_on_afterwards(sets, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="could not be written .*make room"):
+            train(model(), *sets, CONFIG, tmp_path, device="cpu")
+    assert not list(tmp_path.glob("*.partial"))
+    assert len(train(model(), *sets, CONFIG, tmp_path, device="cpu")) == CONFIG.epochs
+
+
+class OwnNetwork(torch.nn.Module):
+    """A network of a user's module."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            networks.PeriodicConv3d(channels, 4), networks.PReLU(4), networks.PeriodicConv3d(4, 1)
+        )
+
+    def forward(self, field):
+        return self.layers(field)
+
+
+def other_network(channels):
+    return networks.PeriodicConv3d(channels, 1)
+
+
+def test_an_own_network_is_trained_cut_resumed_read_saved_loaded_and_scored(sets, tmp_path):
+    def own():
+        torch.manual_seed(0)
+        return RLN(passes=2, proximal=OwnNetwork)
+
+    network = own()
+    assert network.config["proximal"] == f"{OwnNetwork.__module__}:OwnNetwork"
+    calm = train(network, *sets, CONFIG, tmp_path / "calm", device="cpu")
+    config = dataclasses.replace(CONFIG)
+    cuts = 0
+    while True:
+        again = own()
+        try:
+            history = train(again, *sets, config, tmp_path / "cut", device="cpu", slice_minutes=0.0005)
+            break
+        except training.Unfinished:
+            cuts += 1
+    assert cuts > 0 and [{**r, "seconds": 0} for r in history] == [{**r, "seconds": 0} for r in calm]
+    with pytest.raises(ValueError, match="pass the function or class that makes it"):
+        training.read_run(tmp_path / "cut")
+    with pytest.raises(ValueError, match="not .*other_network"):
+        training.read_run(tmp_path / "cut", other_network)
+    read, _, _ = training.read_run(tmp_path / "cut", OwnNetwork)
+    path = tmp_path / "own.safetensors"
+    rlnlib.weight_files.save_weights(path, read)
+    with pytest.raises(ValueError, match="the word of a file alone"):
+        rlnlib.weight_files.load_weights(path)
+    loaded = rlnlib.weight_files.load_weights(path, OwnNetwork)
+    assert torch.equal(rlnlib.predict_strain(loaded, sets[1][0]), rlnlib.predict_strain(network, sets[1][0]))
+    assert loaded.with_options(batch_mean=True).config["proximal"] == network.config["proximal"]
+    with pytest.raises(OSError, match="another network"):
+        train(RLN(passes=2, proximal=other_network), *sets, CONFIG, tmp_path / "cut", device="cpu")
 
 
 @pytest.mark.parametrize("spoiled", ["loss", "gradient"])
@@ -155,7 +297,7 @@ def test_augmented_pairs_are_pairs(sets):
     """The strain of the moved cell is the moved strain: the symmetries are exact for this load."""
     (cells, _), _ = sets
     exact = rlnlib.solve_strain(cells[:6], 10.0, rtol=1e-10).strain[:, 0]
-    moved, field = training.augmented(cells[:6], exact, torch.Generator().manual_seed(0))
+    moved, field = symmetry.augmented(cells[:6], exact, torch.Generator().manual_seed(0))
     again = rlnlib.solve_strain(moved, 10.0, rtol=1e-10).strain[:, 0]
     assert (again - field).abs().max() < 1e-7
     assert not torch.equal(moved, cells[:6])
@@ -173,6 +315,11 @@ def test_augmented_pairs_are_pairs(sets):
         {"loss": "max"},
         {"precision": "int8"},
         {"max_minutes": 0.0},
+        {"warm_up": ""},
+        {"pass_weights": 7},
+        {"augment": "no"},
+        {"seed": 0.5},
+        {"seed": -1},
     ],
 )
 def test_bad_recipes_are_refused(change):
@@ -182,7 +329,15 @@ def test_bad_recipes_are_refused(change):
 
 def test_bad_sets_are_refused(sets, tmp_path):
     (cells, strain), held_out = sets
-    for bad in ((cells[:0], strain[:0]), (cells, strain[:3]), (cells, strain * float("nan"))):
+    for bad in (
+        0,
+        None,
+        (cells,),
+        ("a", "b"),
+        (cells[:0], strain[:0]),
+        (cells, strain[:3]),
+        (cells, strain * float("nan")),
+    ):
         with pytest.raises(ValueError, match="train_set"):
             train(model(), bad, held_out, CONFIG, tmp_path, device="cpu")
 

@@ -29,9 +29,9 @@ from rlnlib.dataset.file import SOLVED, TABLES, Parameters, schema, write
 from rlnlib.dataset.reading import read_parameters
 from rlnlib.fast import cores
 
-#: Data sets by name: one that is made in a second, one for two cores, and the paper's.
+#: Data sets by name: the sample, one for two cores, and the paper's.
 PROFILES: dict[str, dict[str, Any]] = {
-    "ci": {"n": 40, "size": 8, "repeats": 5, "grain_size": (1, 4)},
+    "ci": {"n": 40, "size": 16, "repeats": 5, "grain_size": (1, 10)},
     "laptop": {"n": 5120, "size": 16, "repeats": 1, "grain_size": (1, 10)},
     "paper": {"n": 20480, "size": 31, "repeats": 5, "grain_size": (1, 10)},
 }
