@@ -8,7 +8,7 @@
         --after data/pretrained/rln-10.safetensors --device "CPU, 1 thread"
 
 All cells of --train are trained on; of --data the validation part chooses the best epoch, and the test part is left for
-ship_weights.py. The same command goes on after a kill, or after --slice-minutes. On odd sizes, weights for even ones
+ship.py. The same command goes on after a kill, or after --slice-minutes. On odd sizes, weights for even ones
 go on with the V-Net that has no seam there. The last stage on 16^3 had batches of 16 cells.
 """
 

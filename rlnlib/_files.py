@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import os
 import re
 import socket
@@ -74,6 +75,15 @@ def locked(folder):
         except OSError:  # a file system without locks
             pass
         yield
+
+
+def resource(name: str) -> Path:
+    """Return where something that comes with the package lies: "pretrained", or "sample_16.h5".
+
+    A wheel has it in the package; a checkout, also one that is installed in place, in its ``data`` folder.
+    """
+    checkout = Path(__file__).resolve().parent.parent / "data" / name
+    return checkout if checkout.exists() else Path(str(importlib.resources.files("rlnlib") / "data" / name))
 
 
 def _machine() -> str:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from rlnlib import weight_files
+from rlnlib import dataset, metrics, weight_files
 from rlnlib._version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,6 +123,78 @@ def current_commit() -> str | None:
         return commit + ("+" if commit and git("status", "--porcelain", "rlnlib") else "") or None
     except (OSError, subprocess.TimeoutExpired):
         return None
+
+
+def described(data: Path) -> dict:
+    """Say with what a data set was made, and its hash."""
+    with open(data, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read())
+    return {**asdict(dataset.read_parameters(data)), "sha256": digest.hexdigest()}
+
+
+def joined(history: list[dict], rows: list[dict]) -> list[dict]:
+    """Put the learning curve of a later stage behind that of the earlier ones; epochs and seconds go on."""
+    epochs, seconds = (history[-1]["epoch"], history[-1]["seconds"]) if history else (0, 0.0)
+    return history + [
+        {**row, "epoch": int(epochs + row["epoch"]), "seconds": round(seconds + row["seconds"], 1)} for row in rows
+    ]
+
+
+def record(
+    kind: str,
+    contrast: float,
+    data: dict,
+    stages,
+    history,
+    errors,
+    worst_voxel: float,
+    training_cells: int,
+    device: str,
+) -> dict:
+    """Say everything about a trained network: how it came to be, and its errors on the test cells.
+
+    Args:
+        kind: a name of ``rlnlib.rln.KINDS``, or another.
+        contrast: of the phases.
+        data: that it was tested on, as :func:`described` says it.
+        stages: (data, recipe) of each stage.
+        history: learning curve of all stages.
+        errors: MASE of each test cell.
+        worst_voxel: largest error of any voxel, in percent of the macroscopic strain.
+        training_cells: number of those of the last stage.
+        device: what it was trained on.
+    """
+    found = metrics.summary(errors)
+    scores = {
+        "mase_mean": found["mean"],
+        "mase_deviation": found["deviation"],
+        "standard_error": found["standard_error"],
+        "interval": found["interval"],
+        "worst_voxel": round(worst_voxel, 2),
+    }
+    return {
+        "kind": kind,
+        "contrast": contrast,
+        "data": data,
+        "training_cells": training_cells,
+        "recipe": [({} if made == data else {"data": made}) | config for made, config in stages],
+        "epochs": len(history),
+        "minutes": round(history[-1]["seconds"] / 60, 1),
+        "device": device,
+        "date": datetime.date.today().isoformat(),
+        "library_version": __version__,
+        "commit": current_commit(),
+        "metrics": {"split": "test", "cells": found["cells"], **scores},
+        "test_cells": found["cells"],
+        **scores,
+        "mase": errors,
+    }
+
+
+def header(about: dict) -> dict:
+    """Take from a record what the header of a weight file holds."""
+    names = ("kind", "contrast", "data", "training_cells", "recipe", "epochs", "minutes", "device", "date", "metrics")
+    return {name: about[name] for name in names}
 
 
 def significant(value: float) -> float:

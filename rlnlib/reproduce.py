@@ -18,12 +18,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
-import hashlib
 import json
 import math
 import os
-import platform
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -31,9 +28,8 @@ from pathlib import Path
 
 import torch
 
-from rlnlib import dataset, metrics, training, weight_files
+from rlnlib import dataset, metrics, provenance, training, weight_files
 from rlnlib._files import write_atomically, writing
-from rlnlib._version import __version__
 from rlnlib.rln import KINDS, RLN, predict_strain
 from rlnlib.training import TrainingConfig
 
@@ -143,6 +139,18 @@ class _Left(Exception):
         self.minutes = seconds / done * (1 - done) / 60 if done else math.nan
 
 
+class _Cells:
+    """Some parts of a data set, or the first ``count`` cells of them, as :func:`rlnlib.training.train` takes them."""
+
+    def __init__(self, data: Path, splits: tuple[str, ...], count: int | None = None):
+        parts = [dataset.StrainDataset(data, split) for split in splits]
+        self.parameters = parts[0].parameters
+        self.fields = [torch.cat(fields)[:count] for fields in zip(*(part.tensors() for part in parts), strict=True)]
+
+    def tensors(self):
+        return self.fields
+
+
 def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
     """Train one network in all its stages, score it, and write its weights and its record."""
     name = f"{kind}-{contrast:g}"
@@ -160,9 +168,7 @@ def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
             device=None if device == "cpu" or not torch.cuda.is_available() else "cuda",
             progress=progress,
         )
-        parts = [dataset.StrainDataset(data, split).tensors() for split in stage.splits]
-        train_set = tuple(torch.cat(fields) for fields in zip(*parts, strict=True))
-        held_out = dataset.StrainDataset(data, "validation").tensors()
+        train_set, held_out = _Cells(data, stage.splits), _Cells(data, ("validation",), profile.validation_cells)
         if model is None:
             torch.manual_seed(stage.config.seed)
             model = RLN(**KINDS[kind], proximal=stage.proximal)
@@ -179,7 +185,7 @@ def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
             rows = training.train(
                 model.train(),
                 train_set,
-                tuple(field[: profile.validation_cells] for field in held_out),
+                held_out,
                 config,
                 out / f"{name}{suffix}",
                 device,
@@ -188,18 +194,23 @@ def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
             )
         except training.Unfinished as pause:
             raise _Left(doing, pause.done, pause.seconds) from pause
-        stages.append((described(data), config, len(train_set[0])))
-        history = joined(history, rows)
+        stages.append((provenance.described(data), asdict(config)))
+        history = provenance.joined(history, rows)
     assert model is not None
     errors, worst = _scores(model, data, out / name / "scores.json", deadline, device)
     target = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    place = torch.cuda.get_device_name() if target == "cuda" else f"{platform.machine()} CPU"
-    about = record(kind, contrast, stages, history, errors, worst, place)
+    place = (
+        torch.cuda.get_device_name()
+        if target == "cuda"
+        else f"{provenance.cpu_name()}, {torch.get_num_threads()} threads"
+    )
+    about = provenance.record(
+        kind, contrast, stages[-1][0], stages, history, errors, worst, len(train_set.fields[0]), place
+    )
     if int(os.environ.get("RANK", 0)) == 0:
-        header = {key: value for key, value in about.items() if key not in ("mase", "library_version")}
         training.write_history(out / f"{name}.history.csv", history)
         with writing(out):
-            weight_files.save_weights(out / f"{name}.safetensors", model, **header)
+            weight_files.save_weights(out / f"{name}.safetensors", model, **provenance.header(about))
             write_atomically(out / f"{name}.json", (json.dumps(about) + "\n").encode())
     return about
 
@@ -220,59 +231,6 @@ def _scores(model, data, path: Path, deadline: float, device) -> tuple[list[floa
             with writing(path):
                 write_atomically(path, json.dumps(done).encode())
     return done["mase"], done["worst_voxel"]
-
-
-def described(data: Path) -> dict:
-    """Say with what a data set was made, and its hash."""
-    with open(data, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read())
-    return {**asdict(dataset.read_parameters(data)), "sha256": digest.hexdigest()}
-
-
-def joined(history: list[dict], rows: list[dict]) -> list[dict]:
-    """Put the learning curve of a later stage behind that of the earlier ones; epochs and seconds go on."""
-    epochs, seconds = (history[-1]["epoch"], history[-1]["seconds"]) if history else (0, 0.0)
-    return history + [
-        {**row, "epoch": int(epochs + row["epoch"]), "seconds": round(seconds + row["seconds"], 1)} for row in rows
-    ]
-
-
-def record(kind, contrast, stages, history, errors, worst_voxel, device: str) -> dict:
-    """Say everything about a trained network: how it came to be, and its errors on the test cells.
-
-    Args:
-        kind: a name of ``rlnlib.rln.KINDS``, or another.
-        contrast: of the phases.
-        stages: (data set, recipe, number of training cells) of each stage, the last one's data being tested on.
-        history: learning curve of all stages.
-        errors: MASE of each test cell.
-        worst_voxel: largest error of any voxel, in percent of the macroscopic strain.
-        device: what it was trained on.
-    """
-    found, data = metrics.summary(errors), stages[-1][0]
-    scores = {
-        "mase_mean": found["mean"],
-        "mase_deviation": found["deviation"],
-        "standard_error": found["standard_error"],
-        "interval": found["interval"],
-        "worst_voxel": round(worst_voxel, 2),
-    }
-    return {
-        "kind": kind,
-        "contrast": contrast,
-        "data": data,
-        "training_cells": stages[-1][2],
-        "recipe": [({} if made == data else {"data": made}) | asdict(config) for made, config, _ in stages],
-        "epochs": len(history),
-        "minutes": round(history[-1]["seconds"] / 60, 1),
-        "device": device,
-        "date": datetime.date.today().isoformat(),
-        "library_version": __version__,
-        "metrics": {"split": "test", "cells": found["cells"], **scores},
-        "test_cells": found["cells"],
-        **scores,
-        "mase": errors,
-    }
 
 
 def differences(results: dict) -> dict:

@@ -8,7 +8,6 @@ the package, where :mod:`importlib.resources` finds them; in a checkout they sta
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,19 +18,9 @@ from safetensors.torch import save
 from torch import nn
 
 from rlnlib import _checks
-from rlnlib._files import write_atomically
+from rlnlib._files import resource, write_atomically
 from rlnlib._version import __version__
 from rlnlib.rln import KINDS, RLN
-
-
-def resource(name: str) -> Path:
-    """Return where something that comes with the package lies: "pretrained", or "sample_16.h5".
-
-    In a wheel it is in the package; in a checkout, also one that is installed in place, in ``data/``.
-    """
-    checkout = Path(__file__).resolve().parent.parent / "data" / name
-    return checkout if checkout.exists() else Path(str(importlib.resources.files("rlnlib") / name))
-
 
 PRETRAINED = resource("pretrained")
 #: Edge of the cells, in voxels, that weights are shipped for if nothing else is asked.
@@ -78,7 +67,7 @@ def load_weights(path, proximal: str | Callable[[int], nn.Module] | None = None)
         ValueError: for a network that is not the library's and not passed.
     """
     header, tensors = _read(path)
-    model = _made(header["config"], proximal, path)
+    model = _made(header["config"], tensors, proximal, path)
     try:
         model.load_state_dict(tensors)
         _finite(tensors, "the file")
@@ -87,11 +76,18 @@ def load_weights(path, proximal: str | Callable[[int], nn.Module] | None = None)
     return model.eval()
 
 
-def _made(config, proximal, path) -> RLN:
-    own = isinstance(config, dict) and isinstance(config.get("proximal"), str) and ":" in config["proximal"]
+def _made(config, tensors, proximal, path) -> RLN:
+    """Make the untrained network of a header. Raises as :func:`load_weights`."""
+    own = isinstance(config, dict) and ":" in str(config.get("proximal"))
     try:
+        if (
+            isinstance(config, dict)
+            and not config.get("tied")
+            and config.get("passes") in range(len(tensors) + 1, 2**63)
+        ):
+            raise ValueError(f"it has {len(tensors)} arrays for {config['passes']} passes")
         return RLN.from_config(config, proximal)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         if own or proximal is not None:  # a question to the caller
             raise
         raise OSError(f"{path} does not describe a network of this library: {error}") from error

@@ -2,6 +2,10 @@
 
 import os
 import pickle
+import pickletools
+import struct
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -100,6 +104,73 @@ def test_a_tensor_that_reaches_beyond_its_numbers_is_refused(reference_data, tmp
     (tmp_path / "short.model").write_bytes(content[: place + 1] + b"\x00\x01" + content[place + 3 :])
     with pytest.raises(OSError, match="not one of the released networks"):
         rlnlib.load_published(tmp_path / "short.model")
+
+
+def released_form(path, content, keys=(), numbers=b""):
+    """A file in the legacy format, with any content."""
+    with open(path, "wb") as file:
+        for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
+            pickle.dump(part, file, protocol=2)
+        for part in (content, keys):
+            file.write(part) if isinstance(part, bytes) else pickle.dump(part, file, protocol=2)
+        file.write(numbers)
+    return path
+
+
+def deep(levels, width):
+    """A pickle of a dict whose key is a tuple of tuples: nested, or doubled in each level."""
+    inner = b"N" + (b"\x85" * levels if width == 1 else b"q\x01h\x01\x86" * levels)
+    return b"\x80\x02}" + inner + b"Ns."
+
+
+@pytest.mark.parametrize("content", [deep(200_000, 1), deep(60, 2)], ids=["200,000 deep", "doubled 60 times"])
+@pytest.mark.parametrize("place", ["content", "keys"])
+def test_tuples_that_overflow_the_stack_or_take_for_ever_are_refused_at_once(content, place, tmp_path):
+    """In a process of its own: the C unpickler is killed by the first, and hangs on the second."""
+    path = released_form(tmp_path / "deep.model", **{"content": b"\x80\x02}.", place: content})
+    code = f"import rlnlib\ntry:\n    rlnlib.load_published({str(path)!r})\nexcept OSError as error:\n    print(error)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "not one of the released networks" in done.stdout, done.stderr[-500:]
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("keys", ["none", "one less", "one twice"])
+def test_weights_without_their_numbers_are_refused(keys, reference_data, tmp_path):
+    """An empty list of blocks would leave zeros."""
+    content = (reference_data / "published" / "FLN_c10.model").read_bytes()
+    parts, begin = [], 0
+    with open(reference_data / "published" / "FLN_c10.model", "rb") as file:
+        for _ in range(5):
+            for _, _, _ in pickletools.genops(file):
+                pass
+            parts.append(content[begin : file.tell()])
+            begin = file.tell()
+    names = [argument for _, argument, _ in pickletools.genops(parts[4]) if isinstance(argument, str)]
+    assert len(names) > 10
+    listed = {"none": [], "one less": names[:-1], "one twice": [*names, names[0]]}[keys]
+    changed = b"".join(parts[:4]) + pickle.dumps(listed, protocol=2) + (content[begin:] if listed else b"")
+    (tmp_path / "zeros.model").write_bytes(changed)
+    with pytest.raises(OSError, match="blocks of numbers are not those"):
+        rlnlib.load_published(tmp_path / "zeros.model")
+
+
+@pytest.mark.reference
+def test_a_released_network_with_a_weight_that_is_not_finite_is_refused(reference_data, tmp_path):
+    content = (reference_data / "published" / "FLN_c10.model").read_bytes()
+    (tmp_path / "nan.model").write_bytes(content[:-4] + struct.pack("<f", float("nan")))
+    with pytest.raises(OSError, match="NaN or infinity"):
+        rlnlib.load_published(tmp_path / "nan.model")
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize(("name", "value"), [("npasses", 255), ("nprev", 255)])
+def test_a_released_network_that_announces_many_passes_is_refused_at_once(name, value, reference_data, tmp_path):
+    content = (reference_data / "published" / "FLN_c10.model").read_bytes()
+    place = content.index(name.encode()) + len(name)
+    place = content.index(b"K", place)  # the whole number of one byte that follows
+    (tmp_path / "many.model").write_bytes(content[: place + 1] + bytes([value]) + content[place + 2 :])
+    with pytest.raises(OSError, match="not one of the released networks"):
+        rlnlib.load_published(tmp_path / "many.model")
 
 
 def test_other_files_are_not_taken_for_released_networks(tmp_path):

@@ -137,7 +137,7 @@ def test_a_run_with_other_data_is_refused_with_what_differs(tmp_path):
     stiff, strain = parts[0][0].tensors()
     train(model(), (stiff, strain), (stiff, strain), config, tmp_path / "pairs", device="cpu")
     strain[3, 1, 2, 3] += 1e-4
-    with pytest.raises(OSError, match="another data .*sha256"):
+    with pytest.raises(OSError, match=r"another data .*sha256"):
         train(model(), (stiff, strain), (stiff, strain), config, tmp_path / "pairs", device="cpu")
 
 
@@ -204,7 +204,7 @@ def test_a_full_disk_says_what_to_do_and_the_run_goes_on_afterwards(sets, tmp_pa
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="could not be written .*make room"):
+        with pytest.raises(OSError, match=r"could not be written .*make room"):
             train(model(), *sets, CONFIG, tmp_path, device="cpu")
     assert not list(tmp_path.glob("*.partial"))
     assert len(train(model(), *sets, CONFIG, tmp_path, device="cpu")) == CONFIG.epochs
@@ -247,7 +247,7 @@ def test_an_own_network_is_trained_cut_resumed_read_saved_loaded_and_scored(sets
     assert cuts > 0 and [{**r, "seconds": 0} for r in history] == [{**r, "seconds": 0} for r in calm]
     with pytest.raises(ValueError, match="pass the function or class that makes it"):
         training.read_run(tmp_path / "cut")
-    with pytest.raises(ValueError, match="not .*other_network"):
+    with pytest.raises(ValueError, match=r"not .*other_network"):
         training.read_run(tmp_path / "cut", other_network)
     read, _, _ = training.read_run(tmp_path / "cut", OwnNetwork)
     path = tmp_path / "own.safetensors"

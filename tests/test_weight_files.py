@@ -1,9 +1,13 @@
 import json
 import os
+import re
 import shutil
+import time
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 
 import rlnlib
 from rlnlib import weight_files
@@ -34,6 +38,84 @@ def test_damaged_and_missing_weights_are_named(weights):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(OSError, match="not a readable weight file"):
         weight_files.load_weights(path)
+
+
+def header_of(path, **changes):
+    """Write the file again with other words in its header."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        words = {**file.metadata(), **{key: json.dumps(value) for key, value in changes.items()}}
+    path.write_bytes(save(tensors, words))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        [],
+        {},
+        {"passes": 1, "tied": False, "history": 2, "colour": "red"},
+        {"passes": 1, "tied": False, "history": 2, "proximal": "unet"},
+        {"passes": 1, "tied": False, "history": 2, "proximal": ["vnet"]},
+        {"passes": 1, "tied": False, "history": 2, "proximal": "three-layer"},
+        {"passes": 2, "tied": False, "history": 2},
+        {"passes": 1000, "tied": False, "history": 2},
+        {"passes": 10**9, "tied": False, "history": 2},
+        {"passes": 10**9, "tied": True, "history": 2},
+        {"passes": "1", "tied": False, "history": 2},
+        {"passes": 1, "tied": "no", "history": 2},
+        {"passes": 1, "tied": False, "history": 10**6},
+    ],
+    ids=str,
+)
+def test_weights_with_a_header_that_is_none_or_of_another_network_are_refused_at_once(config, weights):
+    path, _ = weights
+    header_of(path, config=config)
+    began = time.process_time()
+    with pytest.raises(OSError, match=re.escape(str(path))):
+        weight_files.load_weights(path)
+    assert time.process_time() - began < 5
+
+
+def test_a_module_that_a_file_names_is_not_imported(weights, tmp_path, monkeypatch):
+    path, _ = weights
+    (tmp_path / "harmful.py").write_text("raise SystemExit('imported')", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    header_of(path, config={"passes": 1, "tied": False, "history": 2, "proximal": "harmful:Net"})
+    with pytest.raises(ValueError, match="the word of a file alone"):
+        weight_files.load_weights(path)
+    with pytest.raises(SystemExit, match="imported"):  # the trap works
+        weight_files.load_weights(path, "harmful:Net")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(value, weights):
+    path, model = weights
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tensors["proximals.0.begin.0.bias"][3] = value
+    path.write_bytes(save(tensors, {"config": json.dumps(model.config)}))
+    with pytest.raises(OSError, match=r"begin\.0\.bias .*NaN or infinity"):
+        weight_files.load_weights(path)
+    model.load_state_dict(tensors)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        weight_files.save_weights(path, model)
+
+
+def test_what_json_cannot_hold_is_refused_and_spares_the_file(weights):
+    path, model = weights
+    before = path.read_bytes()
+    for about in ({"metrics": {1, 2}}, {"metrics": float("nan")}):
+        with pytest.raises(ValueError, match="header"):
+            weight_files.save_weights(path, model, **about)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"fln-10": 3}', '{"fln-10": {}}'])
+def test_a_manifest_that_is_none_is_refused_in_words(content, tmp_path, monkeypatch):
+    monkeypatch.setattr(weight_files, "PRETRAINED", tmp_path)
+    (tmp_path / "manifest.json").write_text(content, encoding="utf-8")
+    with pytest.raises(OSError, match="not a list of shipped weights"):
+        rlnlib.load_pretrained("fln", 10)
 
 
 def test_a_failed_write_leaves_the_old_file(weights, monkeypatch):

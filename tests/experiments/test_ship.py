@@ -11,7 +11,7 @@ import torch
 import pages
 import rlnlib
 import ship as ship_weights
-from rlnlib import dataset, training, weight_files
+from rlnlib import dataset, networks, reproduce, training, weight_files
 from rlnlib.rln import KINDS, RLN
 
 SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "ship.py"
@@ -25,8 +25,8 @@ def ship(tmp_path, monkeypatch):
     return ship_weights.ship
 
 
-def run(folder, data, model, config=CONFIG):
-    sets = (dataset.StrainDataset(data, split) for split in ("train", "validation"))
+def run(folder, data, model, config=CONFIG, whole=False):
+    sets = (dataset.StrainDataset(data, split) for split in (None if whole else "train", "validation"))
     return training.train(model, *sets, config, folder, device="cpu")
 
 
@@ -85,12 +85,15 @@ def test_cells_of_another_data_set_may_be_trained_on_but_no_test_cell(ship, tmp_
         dataset.make_dataset(tmp_path / f"{seed}.h5", 20, size=6, grain_size=(1, 3), contrast=5.0, seed=seed)
         for seed in (0, 1)
     )
-    run(tmp_path / "run", other, new())
+    run(tmp_path / "run", other, new(), whole=True)
     about = ship([tmp_path / "run"], data, "a test", train_data=other)[1]
     assert about["training_cells"] == 20 and about["data"]["seed"] == 0 and about["recipe"][0]["data"]["seed"] == 1
     assert "on a data set of 20 cells of $6^3$" in pages.model_cards()
+    with pytest.raises(ValueError, match="was trained on other cells"):
+        ship([tmp_path / "run"], data, "a test")
+    run(tmp_path / "all", data, new(), whole=True)
     with pytest.raises(ValueError, match="8 of the 8 test cells were trained on"):
-        ship([tmp_path / "run"], data, "a test", train_data=data)
+        ship([tmp_path / "all"], data, "a test", train_data=data)
 
 
 def test_a_network_that_is_none_of_the_three_is_not_shipped(ship, tmp_path):
@@ -102,6 +105,36 @@ def test_a_network_that_is_none_of_the_three_is_not_shipped(ship, tmp_path):
     with pytest.raises(FileNotFoundError, match="No training run"):
         ship([tmp_path / "absent"], data, "a test")
     assert not weight_files.PRETRAINED.exists()
+
+
+def own_network(channels):
+    return networks.PeriodicConv3d(channels, 1)
+
+
+def test_an_own_network_is_shipped_and_loaded_by_who_passes_it(ship, tmp_path):
+    data = dataset.make_dataset(tmp_path / "c5.h5", 20, size=6, grain_size=(1, 3), contrast=5.0)
+    torch.manual_seed(0)
+    model = RLN(passes=2, proximal=own_network)
+    run(tmp_path / "run", data, model)
+    with pytest.raises(ValueError, match="pass the function or class"):
+        ship([tmp_path / "run"], data, "a test")
+    with pytest.raises(ValueError, match="name its kind"):
+        ship([tmp_path / "run"], data, "a test", proximal=own_network)
+    name, about = ship([tmp_path / "run"], data, "a test", proximal=own_network, kind="mine")
+    assert name == "mine-5-6" and weight_files.shipped(6) == [("mine", 5.0)]
+    loaded = rlnlib.load_pretrained("mine", 5, size=6, proximal=own_network)
+    stiff, strain = dataset.StrainDataset(data, "test").tensors()
+    error = float(rlnlib.mase(rlnlib.predict_strain(loaded, stiff), strain).mean())
+    assert about["mase_mean"] == pytest.approx(error, abs=1e-3)
+
+
+def test_what_reproduce_made_is_shipped_as_it_is(ship, tmp_path):
+    stage = reproduce.Stage({"n": 20, "size": 6, "repeats": 5, "grain_size": (1, 3)}, CONFIG)
+    results = reproduce.reproduce(reproduce.Profile((stage,), kinds=("fln",)), tmp_path / "out", "cpu")
+    name, about = ship_weights.ship_file(tmp_path / "out" / "fln-50.safetensors")
+    assert name == "fln-50-6" and about == results["fln-50"]
+    assert len(training.read_history(weight_files.PRETRAINED, "fln-50-6.history.csv")) == 2
+    assert weight_files.pretrained_header("fln", 50, 6)["metrics"]["standard_error"] > 0
 
 
 def test_the_model_card_says_what_the_headers_say():
