@@ -157,7 +157,8 @@ def test_weights_without_their_numbers_are_refused(keys, reference_data, tmp_pat
 @pytest.mark.reference
 def test_a_released_network_with_a_weight_that_is_not_finite_is_refused(reference_data, tmp_path):
     content = (reference_data / "published" / "FLN_c10.model").read_bytes()
-    (tmp_path / "nan.model").write_bytes(content[:-4] + struct.pack("<f", float("nan")))
+    place = content.rindex((48 * 32 * 27).to_bytes(8, "little")) + 8  # the numbers of the widest convolution
+    (tmp_path / "nan.model").write_bytes(content[:place] + struct.pack("<f", float("nan")) + content[place + 4 :])
     with pytest.raises(OSError, match="NaN or infinity"):
         rlnlib.load_published(tmp_path / "nan.model")
 
@@ -166,7 +167,7 @@ def test_a_released_network_with_a_weight_that_is_not_finite_is_refused(referenc
 @pytest.mark.parametrize(("name", "value"), [("npasses", 255), ("nprev", 255)])
 def test_a_released_network_that_announces_many_passes_is_refused_at_once(name, value, reference_data, tmp_path):
     content = (reference_data / "published" / "FLN_c10.model").read_bytes()
-    place = content.index(name.encode()) + len(name)
+    place = content.index(b"X" + len(name).to_bytes(4, "little") + name.encode())
     place = content.index(b"K", place)  # the whole number of one byte that follows
     (tmp_path / "many.model").write_bytes(content[: place + 1] + bytes([value]) + content[place + 2 :])
     with pytest.raises(OSError, match="not one of the released networks"):
