@@ -80,12 +80,9 @@ def _made(config, tensors, proximal, path) -> RLN:
     """Make the untrained network of a header. Raises as :func:`load_weights`."""
     own = isinstance(config, dict) and ":" in str(config.get("proximal"))
     try:
-        if (
-            isinstance(config, dict)
-            and not config.get("tied")
-            and config.get("passes") in range(len(tensors) + 1, 2**63)
-        ):
-            raise ValueError(f"it has {len(tensors)} arrays for {config['passes']} passes")
+        passes = config.get("passes") if isinstance(config, dict) and not config.get("tied") else None
+        if isinstance(passes, int) and passes > len(tensors):
+            raise ValueError(f"it has {len(tensors)} arrays for {passes} passes")
         return RLN.from_config(config, proximal)
     except (ValueError, TypeError) as error:
         if own or proximal is not None:  # a question to the caller

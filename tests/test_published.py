@@ -1,8 +1,10 @@
 """The authors' files: read, scored, and refused when they are damaged, hostile or another thing."""
 
+import math
 import os
 import pickle
 import pickletools
+import re
 import struct
 import subprocess
 import sys
@@ -157,8 +159,10 @@ def test_weights_without_their_numbers_are_refused(keys, reference_data, tmp_pat
 @pytest.mark.reference
 def test_a_released_network_with_a_weight_that_is_not_finite_is_refused(reference_data, tmp_path):
     content = (reference_data / "published" / "FLN_c10.model").read_bytes()
-    place = content.rindex((48 * 32 * 27).to_bytes(8, "little")) + 8  # the numbers of the widest convolution
-    (tmp_path / "nan.model").write_bytes(content[:place] + struct.pack("<f", float("nan")) + content[place + 4 :])
+    announced = (48 * 32 * 27).to_bytes(8, "little")  # the length of the widest convolution's weights, and of others
+    changed = re.sub(re.escape(announced) + b"....", announced + struct.pack("<f", math.nan), content, flags=re.DOTALL)
+    assert changed != content and len(changed) == len(content)
+    (tmp_path / "nan.model").write_bytes(changed)
     with pytest.raises(OSError, match="NaN or infinity"):
         rlnlib.load_published(tmp_path / "nan.model")
 
