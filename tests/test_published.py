@@ -168,12 +168,12 @@ def test_a_released_network_with_a_weight_that_is_not_finite_is_refused(referenc
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize(("name", "value"), [("npasses", 255), ("nprev", 255)])
-def test_a_released_network_that_announces_many_passes_is_refused_at_once(name, value, reference_data, tmp_path):
+@pytest.mark.parametrize("name", ["npasses", "nprev"])
+def test_a_released_network_that_announces_65535_passes_is_refused_at_once(name, reference_data, tmp_path):
     content = (reference_data / "published" / "FLN_c10.model").read_bytes()
     place = content.index(b"X" + len(name).to_bytes(4, "little") + name.encode())
     place = content.index(b"K", place)  # the whole number of one byte that follows
-    (tmp_path / "many.model").write_bytes(content[: place + 1] + bytes([value]) + content[place + 2 :])
+    (tmp_path / "many.model").write_bytes(content[:place] + b"M\xff\xff" + content[place + 2 :])
     with pytest.raises(OSError, match="not one of the released networks"):
         rlnlib.load_published(tmp_path / "many.model")
 
