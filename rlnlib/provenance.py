@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -129,7 +128,7 @@ def described(data: Path) -> dict:
     """Say with what a data set was made, and its hash."""
     with open(data, "rb") as file:
         digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read())
-    return {**asdict(dataset.read_parameters(data)), "sha256": digest.hexdigest()}
+    return {**json.loads(dataset.read_parameters(data).to_json()), "sha256": digest.hexdigest()}
 
 
 def joined(history: list[dict], rows: list[dict]) -> list[dict]:
@@ -172,7 +171,7 @@ def record(
         "interval": found["interval"],
         "worst_voxel": round(worst_voxel, 2),
     }
-    return {
+    about = {
         "kind": kind,
         "contrast": contrast,
         "data": data,
@@ -189,6 +188,7 @@ def record(
         **scores,
         "mase": errors,
     }
+    return json.loads(json.dumps(about))  # as it is read again: lists in place of tuples
 
 
 def header(about: dict) -> dict:

@@ -220,8 +220,9 @@ def _scores(model, data, path: Path, deadline: float, device) -> tuple[list[floa
     stiff, strain = dataset.StrainDataset(data, "test").tensors()
     target = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     done: dict = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"mase": [], "worst_voxel": 0.0}
-    for begin in range(len(done["mase"]), len(stiff), _BLOCK):
-        if time.monotonic() > deadline:
+    scored = len(done["mase"])
+    for begin in range(scored, len(stiff), _BLOCK):
+        if begin > scored and time.monotonic() > deadline:
             raise _Left(f"scoring, {begin} of {len(stiff)} test cells done")
         block = slice(begin, begin + _BLOCK)
         predicted = predict_strain(model, stiff[block], device=target)

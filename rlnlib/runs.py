@@ -18,6 +18,19 @@ CHECKPOINT, HISTORY = "checkpoint.pt", "history.csv"
 PARTS = {"config", "model", "data", "state", "weights", "optimizer"}
 
 
+class Unfinished(Exception):
+    """A run that used up its slice of time; its checkpoint is written, and the same call goes on from there.
+
+    ``done`` is the fraction of the run that is done, ``seconds`` what it took so far.
+    """
+
+    def __init__(self, done: float, seconds: float):
+        super().__init__(
+            f"{100 * done:.1f} % of the training is done after {seconds / 60:.1f} minutes: call again to go on."
+        )
+        self.done, self.seconds = done, seconds
+
+
 def write_checkpoint(folder: Path, saved: dict) -> None:
     """Write the checkpoint of a run, whole or not at all. Raises OSError, with what to do, where there is no room."""
     content = io.BytesIO()

@@ -19,40 +19,18 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from rlnlib import _checks, symmetry
+from rlnlib import _checks, runs, symmetry
 from rlnlib._files import locked, writing
 from rlnlib.fast.processes import fast_precision, longest, mean_over_processes, start
 from rlnlib.metrics import mase
 from rlnlib.rln import RLN, phase_indicators, predict_strain
-from rlnlib.runs import (
-    CHECKPOINT,
-    HISTORY,
-    describe_data,
-    read_checkpoint,
-    read_history,
-    read_matching_checkpoint,
-    write_checkpoint,
-    write_history,
-)
+from rlnlib.runs import CHECKPOINT, HISTORY, Unfinished, read_history, write_history
 
-__all__ = ["CHECKPOINT", "HISTORY", "fast_precision", "read_history", "read_run", "step", "train", "write_history"]
+__all__ = ["CHECKPOINT", "HISTORY", "Unfinished", "fast_precision", "read_history", "read_run", "step", "train"]
 
 LOSSES = ("mse", "rmse", "mae")
 #: Where a run stands: whole epochs, batches of the next one, what was summed over them, and what was best so far.
 _START: dict[str, Any] = {"epoch": 0, "batch": 0, "loss_sum": 0.0, "seen": 0, "seconds": 0.0, "out_of_time": False}
-
-
-class Unfinished(Exception):
-    """A run that used up its slice of time; its checkpoint is written, and the same call goes on from there.
-
-    ``done`` is the fraction of the run that is done, ``seconds`` what it took so far.
-    """
-
-    def __init__(self, done: float, seconds: float):
-        super().__init__(
-            f"{100 * done:.1f} % of the training is done after {seconds / 60:.1f} minutes: call again to go on."
-        )
-        self.done, self.seconds = done, seconds
 
 
 @dataclass(frozen=True)
@@ -159,8 +137,8 @@ def train(
             A folder with a checkpoint is resumed, and a finished one only read.
         device: "auto", "cpu" or "cuda".
         progress: show a bar.
-        slice_minutes: time of this call, after which an unfinished run is saved and :class:`Unfinished` raised. It is
-            no part of the recipe: so a long run fits into short leases of a machine.
+        slice_minutes: time of this call, after which an unfinished run is saved and :class:`Unfinished` raised; one
+            step is made in any case. It is no part of the recipe: so a long run fits into short leases of a machine.
 
     Returns:
         The learning curve: one dict an epoch.
@@ -178,10 +156,10 @@ def train(
     if slice_minutes is not None and (not isinstance(slice_minutes, (int, float)) or math.isnan(slice_minutes)):
         raise ValueError(f"slice_minutes must be a number of minutes; it is {slice_minutes!r}.")
     folder = _checks.as_path(folder, "folder")
-    run = {"config": asdict(config), "model": model.config}
+    run = {"config": asdict(config), "model": model.config}  # by which the folder knows the run
     run["data"] = {
-        "train": describe_data(stiff, strain, train_set),
-        "validation": describe_data(*held_out, validation_set),
+        "train": runs.describe_data(stiff, strain, train_set),
+        "validation": runs.describe_data(*held_out, validation_set),
     }
     fabric = start(device, config.precision)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
@@ -193,7 +171,7 @@ def train(
                 folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(folder))
         state: dict[str, Any] = {**_START, "history": [], "best_error": math.inf, "best": {}}
-        if before := read_matching_checkpoint(folder, run):
+        if before := runs.read_matching_checkpoint(folder, run):
             network.load_state_dict(before["weights"])
             optimizer.load_state_dict(before["optimizer"])
             state = before["state"]
@@ -219,7 +197,7 @@ def train(
             check_finite()
             if fabric.is_global_zero:
                 tensors = {"weights": network.state_dict(), "optimizer": optimizer.state_dict()}
-                write_checkpoint(folder, {**run, "state": state, **tensors})
+                runs.write_checkpoint(folder, {**run, "state": state, **tensors})
                 if state["history"]:
                     write_history(folder / HISTORY, state["history"])
             fabric.barrier()
@@ -241,7 +219,8 @@ def train(
                     if done >= 1:
                         state["out_of_time"] = True
                         break
-                    if slice_minutes is not None and state["seconds"] - (entered - started) > 60 * slice_minutes:
+                    spent = state["seconds"] - (entered - started)
+                    if slice_minutes is not None and number > begin and spent > 60 * slice_minutes:
                         save()
                         raise Unfinished(done, state["seconds"])
                     for group in optimizer.param_groups:
@@ -301,7 +280,7 @@ def read_run(folder, proximal=None) -> tuple[RLN, TrainingConfig, list[dict]]:
         OSError: if the folder has no readable checkpoint, or none after a whole epoch.
         ValueError: for a network that is not the library's and not passed.
     """
-    saved = read_checkpoint(Path(folder))
+    saved = runs.read_checkpoint(Path(folder))
     if not saved["state"]["history"]:
         raise OSError(f"The run in {folder} has not finished an epoch yet.")
     model = RLN.from_config(saved["model"], proximal)
