@@ -26,7 +26,8 @@ from rlnlib.metrics import mase
 from rlnlib.rln import RLN, phase_indicators, predict_strain
 from rlnlib.runs import CHECKPOINT, HISTORY, Unfinished, read_history, write_history
 
-__all__ = ["CHECKPOINT", "HISTORY", "Unfinished", "fast_precision", "read_history", "read_run", "step", "train"]
+__all__ = ["CHECKPOINT", "HISTORY", "LOSSES", "TrainingConfig", "Unfinished", "fast_precision", "pass_errors"]
+__all__ += ["read_history", "read_run", "step", "train", "training_loss", "write_history"]
 
 LOSSES = ("mse", "rmse", "mae")
 #: Where a run stands: whole epochs, batches of the next one, what was summed over them, and what was best so far.
