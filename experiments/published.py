@@ -77,7 +77,7 @@ def main():
     )
     released = Path(os.environ["RLN_REFERENCE_DATA"]) / "published"
     deadline, folder = time.monotonic() + 60 * options.max_minutes, Path(options.folder)
-    options.max_minutes = None  # says nothing of the result
+    del options.max_minutes  # it says nothing of the result
     for data in map(Path, options.files):
         parameters = provenance.described(data)
         contrast = parameters["contrast"]
@@ -90,7 +90,7 @@ def main():
             if len(errors) < 2:
                 continue
             row[f"{choice}_mean"] = found(errors)
-            if model.config["tied"]:
+            if trained > 1 and "file" in about:
                 few = slice(options.more_passes_cells)
                 path = folder / f"{name}-more.json"
                 more = scores(model, stiff[few], true[few], options.passes, path, deadline)
