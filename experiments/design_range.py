@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import rlnlib
-from rlnlib import provenance
+from rlnlib import metrics, provenance
 
 ALL = (0.0, 1.0)
 #: (grain sizes, stiff fractions)
@@ -28,11 +28,7 @@ RANGES = (
 
 def score(network, cells, true) -> dict[str, float]:
     errors = rlnlib.mase(rlnlib.predict_strain(network, cells, batch_size=4), true)
-    return {
-        "mean": round(float(errors.mean()), 3),
-        "deviation": round(float(errors.std()), 3),
-        "standard_error": round(float(errors.std()) / len(errors) ** 0.5, 3),
-    }
+    return metrics.summary(errors)
 
 
 def main():

@@ -12,7 +12,7 @@ import time
 import torch
 
 import rlnlib
-from rlnlib import provenance
+from rlnlib import metrics, provenance
 from rlnlib.rln import KINDS
 
 
@@ -34,8 +34,7 @@ def main():
                 seconds = (time.process_time() - started) / options.cells
                 errors = rlnlib.mase(predicted, true[size])
                 row = {"kind": kind, "contrast": contrast, "proximal": proximal, "size": size}
-                row.update(mean=round(float(errors.mean()), 3), deviation=round(float(errors.std()), 3))
-                rows.append({**row, "cpu_seconds": round(seconds, 3)})
+                rows.append({**row, **metrics.summary(errors), "cpu_seconds": round(seconds, 3)})
                 print(rows[-1], flush=True)
     result = {"cells": options.cells, "seed": options.seed, "rows": rows}
     question = "What a seam costs: networks trained on an even size, on cells of an odd one"

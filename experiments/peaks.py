@@ -48,9 +48,7 @@ def main():
         for kind in rln.KINDS:
             model = rlnlib.load_pretrained(kind, contrast, options.size)
             row["weights"] |= provenance.weights_used(kind, contrast, options.size)
-            with torch.no_grad():
-                batches = [model(rln.phase_indicators(part), return_iterates=True) for part in cells.split(16)]
-            iterates = [torch.cat(parts).flatten(1) for parts in zip(*batches, strict=True)]
+            iterates = [field.flatten(1) for field in rlnlib.predict_strain(model, cells, return_iterates=True)]
             relative = iterates[-1] / flat - 1
             biases[kind] = (relative * peak).sum(1) / peak.sum(1)
             first[kind] = iterates[0].view_as(truth)

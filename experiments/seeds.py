@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 import rlnlib
-from rlnlib import dataset, provenance, training, weight_files
+from rlnlib import dataset, metrics, provenance, training, weight_files
 from rlnlib.rln import KINDS
 
 
@@ -36,11 +36,12 @@ def main():
         run = folder / f"{options.kind}-{options.contrast:g}-{seed}"
         history = training.train(model, sets["train"], sets["validation"], config, run, device="cpu", progress=True)
         errors = rlnlib.mase(rlnlib.predict_strain(model, sets["test"][0]), sets["test"][1])
+        found = metrics.summary(errors)
         runs.append(
             {
                 "seed": seed,
-                "mase_mean": round(float(errors.mean()), 4),
-                "mase_deviation": round(float(errors.std()), 4),
+                "mase_mean": found["mean"],
+                "mase_deviation": found["deviation"],
                 "validation_mase": [round(row["validation_mase"], 4) for row in history],
             }
         )

@@ -14,7 +14,7 @@ import tempfile
 import torch
 
 import rlnlib
-from rlnlib import provenance, rln, training
+from rlnlib import metrics, provenance, rln, training
 
 REPEATS, TRAINING = 5, 2
 
@@ -42,15 +42,15 @@ def measure(points: int, size: int, contrast: float, seed: int, config: training
     errors = test_errors(cells, true.view(cells.shape), seed, config, (torch.from_numpy(others), other_true))
     known = torch.stack([errors[0, 0], errors[1, 1]]).mean(-1).flatten()  # by design point
     unknown = torch.stack([errors[1, 0], errors[0, 1]]).mean(-1).flatten()
-    gain = unknown - known
+    gain = metrics.summary(unknown - known)
     return {
         "points": points,
         "training_cells": points * TRAINING,
         "seed": seed,
         "with_sisters": round(float(known.mean()), 3),
         "without": round(float(unknown.mean()), 3),
-        "gain": round(float(gain.mean()), 3),
-        "standard_error": round(float(gain.std()) / len(gain) ** 0.5, 3),
+        "gain": round(gain["mean"], 3),
+        "standard_error": round(gain["standard_error"], 3),
     }
 
 

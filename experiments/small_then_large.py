@@ -12,17 +12,10 @@ import math
 import torch
 
 import rlnlib
-from rlnlib import metrics, provenance, rln
+from rlnlib import metrics, provenance
 
 #: Wavelengths in voxels between which the squared error is counted; no wave on a cell of 16^3 is longer than 16.
 WAVELENGTHS = (4.0, 8.0, 16.0)
-
-
-def iterates(model: rlnlib.RLN, cells: torch.Tensor) -> list[torch.Tensor]:
-    """Those of all passes, float32. Shape: (n, N, N, N) -> passes x (n, N, N, N)."""
-    with torch.no_grad():
-        batches = [model(rln.phase_indicators(part), return_iterates=True) for part in cells.split(4)]
-    return [torch.cat(parts)[:, 0] for parts in zip(*batches, strict=True)]
 
 
 def main():
@@ -36,7 +29,7 @@ def main():
             energy = metrics.energy_by_wavelength(truth - 1, WAVELENGTHS).mean(0)
             for trained_on in options.sizes:
                 model = rlnlib.load_pretrained("rln", contrast, trained_on).with_options(proximal="vnet-periodic")
-                fields = iterates(model, cells)
+                fields = rlnlib.predict_strain(model, cells, return_iterates=True)
                 errors = rlnlib.mase(fields[-1], truth)
                 wrong = metrics.energy_by_wavelength(fields[-1] - truth, WAVELENGTHS).mean(0)
                 row = {
@@ -44,8 +37,7 @@ def main():
                     "size": size,
                     "contrast": contrast,
                     "weights": provenance.weights_used("rln", contrast, trained_on),
-                    "mean": float(errors.mean()),
-                    "deviation": float(errors.std()),
+                    **{name: metrics.summary(errors)[name] for name in ("mean", "deviation", "standard_error")},
                     "macroscopic_strain": float(baseline.mean()),
                     "by_pass": [float(rlnlib.mase(field, truth).mean()) for field in fields],
                     "share_of_error": (wrong / wrong.sum()).tolist(),

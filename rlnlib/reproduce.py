@@ -20,7 +20,6 @@ import argparse
 import contextlib
 import json
 import math
-import os
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +27,7 @@ from pathlib import Path
 
 import torch
 
-from rlnlib import dataset, metrics, provenance, training, weight_files
+from rlnlib import _checks, dataset, metrics, provenance, training, weight_files
 from rlnlib._files import write_atomically, writing
 from rlnlib.rln import KINDS, RLN, predict_strain
 from rlnlib.training import TrainingConfig
@@ -207,7 +206,7 @@ def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
     about = provenance.record(
         kind, contrast, stages[-1][0], stages, history, errors, worst, len(train_set.fields[0]), place
     )
-    if int(os.environ.get("RANK", 0)) == 0:
+    if _checks.from_environment("RANK", 0, least=0) == 0:
         training.write_history(out / f"{name}.history.csv", history)
         with writing(out):
             weight_files.save_weights(out / f"{name}.safetensors", model, **provenance.header(about))
@@ -228,7 +227,7 @@ def _scores(model, data, path: Path, deadline: float, device) -> tuple[list[floa
         predicted = predict_strain(model, stiff[block], device=target)
         done["mase"] += [round(error, 4) for error in metrics.mase(predicted, strain[block]).tolist()]
         done["worst_voxel"] = max(done["worst_voxel"], 100 * float((predicted - strain[block]).abs().max()))
-        if int(os.environ.get("RANK", 0)) == 0:
+        if _checks.from_environment("RANK", 0, least=0) == 0:
             with writing(path):
                 write_atomically(path, json.dumps(done).encode())
     return done["mase"], done["worst_voxel"]
@@ -281,7 +280,7 @@ def main(arguments: list[str] | None = None) -> int:
             out.mkdir(parents=True, exist_ok=True)
         results = reproduce(PROFILES[options.profile], out, options.device, options.max_minutes, progress=True)
         left = results.pop("left", None)
-        if int(os.environ.get("RANK", 0)) == 0:
+        if _checks.from_environment("RANK", 0, least=0) == 0:
             content = {"profile": options.profile, "networks": results, "differences": differences(results)}
             with writing(out):
                 write_atomically(out / "results.json", (json.dumps(content, indent=1) + "\n").encode())

@@ -84,6 +84,14 @@ def test_a_folder_of_another_profile_is_refused(tmp_path, monkeypatch, capsys):
     assert "other parameters" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "value"), [("RANK", "x"), ("WORLD_SIZE", ""), ("LOCAL_WORLD_SIZE", "0")])
+def test_an_environment_that_torchrun_did_not_make_is_named(name, value, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(PROFILES, "ci", PROFILE)
+    monkeypatch.setenv(name, value)
+    assert reproduce.main(["--profile", "ci", "--out", str(tmp_path), "--device", "cpu"]) == 2
+    assert f"{name}={value!r}" in capsys.readouterr().err
+
+
 def test_a_training_in_stages_goes_from_small_cells_to_large_ones_and_survives_cuts(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce, "_BLOCK", 3)
     whole = reproduce.reproduce(STAGED, tmp_path / "whole", "cpu")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 from lightning_fabric import Fabric
+
+from rlnlib import _checks
 
 
 def fast_precision(device: str = "auto") -> str:
@@ -23,7 +23,7 @@ def fast_precision(device: str = "auto") -> str:
 
 def start(device, precision: str) -> Fabric:
     """One process, or those that ``torchrun`` started, each with its own device."""
-    world, here = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    world, here = (_checks.from_environment(name, 1) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     fabric = Fabric(
         accelerator=str(device).split(":")[0],
         devices=here,
