@@ -8,6 +8,10 @@ STAMP := .venv/made-from-$(shell ($(PYTHON) -V; cat pyproject.toml constraints.t
 export PYTHONUTF8 := 1
 # Threads that sleep while they wait for each other: those that spin take 20 times as long on a busy machine.
 export OMP_WAIT_POLICY ?= passive
+# Memory that the steps of a computation hand on to each other, see rlnlib/fast/environment.py.
+export MALLOC_MMAP_MAX_ ?= 0
+export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
+export MALLOC_TOP_PAD_ ?= 67108864
 
 .PHONY: help install book test avx2 flakes act notebooks pdf archive clean
 .DEFAULT_GOAL := help

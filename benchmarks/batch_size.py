@@ -16,7 +16,7 @@ QUESTION = "Cells a second by the number of cells in a call"
 
 
 def main():
-    options = provenance.parse(
+    options = common.parse(
         __doc__, size=16, contrast=10.0, batches=(1, 2, 4, 8, 16, 32, 64, 128, 256), iterations=5, repeats=3
     )
     stiff = torch.from_numpy(rlnlib.generate_cells(max(options.batches), size=options.size, seed=0))

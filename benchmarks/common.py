@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import os
+import argparse
 import time
 import warnings
 from collections.abc import Callable
 
-# Threads that wait for each other by spinning take many times as long where another program wants the same core.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 import torch
 
 import rlnlib
+from rlnlib import provenance
+from rlnlib.fast.environment import restart_with_environment
 from rlnlib.provenance import significant
+
+
+def parse(question: str, **options) -> argparse.Namespace:
+    """`rlnlib.provenance.parse`, in a process whose threads sleep while they wait and which keeps its memory."""
+    restart_with_environment()
+    return provenance.parse(question, **options)
 
 
 def measure(sides: dict[str, Callable[[], object]], repeats: int, device: str = "cpu") -> dict[str, list[float]]:

@@ -58,7 +58,7 @@ def operations(model, size):
 
 
 def main():
-    options = provenance.parse(__doc__, cells=8, size=31, repeats=7)
+    options = common.parse(__doc__, cells=8, size=31, repeats=7)
     folder = os.environ.get("RLN_REFERENCE_DATA")
     model = (
         rlnlib.load_published(Path(folder) / "published" / "RLN_t_c10.model")

@@ -16,7 +16,7 @@ QUESTION = "Seconds a cell against its number of voxels"
 
 
 def main():
-    options = provenance.parse(__doc__, sizes=(16, 32, 64, 128), repeats=(9, 7, 3, 1), contrast=10.0, rtol=1e-3)
+    options = common.parse(__doc__, sizes=(16, 32, 64, 128), repeats=(9, 7, 3, 1), contrast=10.0, rtol=1e-3)
     networks = {kind: rlnlib.load_pretrained(kind, options.contrast) for kind in ("fln", "rln")}
     solvers = ("conjugate_gradient", "fixed_point")
     seconds = {name: [] for name in (*solvers, *networks)}

@@ -50,7 +50,7 @@ def scipy_strain(stiff, contrast, rtol, direct):
 
 
 def main():
-    options = provenance.parse(__doc__, size=16, cells=2, contrast=50.0, rtol=1e-6, repeats=3, direct=1)
+    options = common.parse(__doc__, size=16, cells=2, contrast=50.0, rtol=1e-6, repeats=3, direct=1)
     cells = rlnlib.generate_cells(options.cells, size=options.size, seed=0)
     found = {}
 

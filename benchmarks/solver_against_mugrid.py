@@ -19,10 +19,6 @@ import time
 
 import numpy as np
 
-# Threads that wait for each other by spinning take 30 times as long where another program wants the same core
-# (measured: 28 s instead of 1 s for 4 cells on two busy cores); sleeping costs nothing on an idle machine.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 #: What a muGrid process keeps between calls, by dtype and grid.
 _SYSTEMS: dict = {}
 
@@ -148,7 +144,7 @@ def main():
     from rlnlib import discretizations, provenance
 
     cores = len(os.sched_getaffinity(0))
-    options = provenance.parse(__doc__, cells=16, size=31, contrast=50.0, rtol=1e-6, repeats=3, cores=cores)
+    options = common.parse(__doc__, cells=16, size=31, contrast=50.0, rtol=1e-6, repeats=3, cores=cores)
     torch.set_num_threads(options.cores)
     with multiprocessing.get_context("spawn").Pool(options.cores) as pool:
         cells = rlnlib.generate_cells(options.cells, size=options.size, seed=0)

@@ -61,7 +61,7 @@ def networks_for(size, contrast):
 
 
 def main():
-    options = provenance.parse(__doc__, size=16, cells=8, contrasts=(10.0, 50.0), iterations=12, repeats=3)
+    options = common.parse(__doc__, size=16, cells=8, contrasts=(10.0, 50.0), iterations=12, repeats=3)
     cells = torch.from_numpy(rlnlib.generate_cells(options.cells, size=options.size, seed=options.size))
     one_by_one = [cell[None] for cell in cells]
     rows, origins = [], {}

@@ -32,7 +32,7 @@ def training_step(kind, dtype, stiff, device):
 
 
 def main():
-    options = provenance.parse(__doc__, size=16, cells=16, repeats=3)
+    options = common.parse(__doc__, size=16, cells=16, repeats=3)
     stiff = torch.from_numpy(rlnlib.generate_cells(options.cells, size=options.size, seed=0))
     sides = {
         f"{kind}, {str(dtype)[6:]}": training_step(kind, dtype, stiff, options.device)

@@ -11,7 +11,7 @@ import torch
 
 
 def fit_kernels(fields: torch.Tensor, target: torch.Tensor, cutoff: float = 1e-9) -> torch.Tensor:
-    """k^c that minimize the sum over the cells of |target - sum_c k^c * field^c|^2, on a periodic grid.
+    """k^c that minimize the sum over the cells of ``|target - sum_c k^c * field^c|^2``, on a periodic grid.
 
     A Fourier transform turns the convolution into a product, so each frequency is a regression of its own: C unknown
     numbers for each component of the target, one equation for each cell. Of several minimizers the one of least norm

@@ -29,6 +29,7 @@ import torch
 
 from rlnlib import _checks, dataset, metrics, provenance, training, weight_files
 from rlnlib._files import write_atomically, writing
+from rlnlib.fast.environment import restart_with_environment
 from rlnlib.rln import KINDS, RLN, predict_strain
 from rlnlib.training import TrainingConfig
 
@@ -301,4 +302,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    restart_with_environment()
     sys.exit(main())

@@ -123,3 +123,7 @@ def picture() -> Figure:
         panel.spines[:].set_visible(False)
     figure.colorbar(drawn, ax=panels[1:].tolist(), label="strain / mean strain", shrink=0.9, extend="max")
     return figure
+
+
+if __name__ == "__main__":  # the copy that stands in the README
+    (ROOT / "book" / "static" / "front.png").write_bytes(figures.png(picture()))

@@ -24,6 +24,7 @@ import yaml
 
 from project import BUILD, ROOT, Failure, notebooks, read_yaml, repository
 from rlnlib.book.notebook import bootstrap
+from rlnlib.fast.environment import ENVIRONMENT
 from rlnlib.provenance import current_commit
 
 PROFILES = ROOT / "notebooks" / "profiles"
@@ -97,7 +98,7 @@ def run(profile: str) -> Path:
 
 def environment(profile: str) -> dict[str, str]:
     """The environment of a notebook's process: text is UTF-8, and at the ci profile two notebooks share two cores."""
-    found = {**os.environ, "RLN_PROFILE": profile, "PYTHONUTF8": "1"}
+    found = {**ENVIRONMENT, **os.environ, "RLN_PROFILE": profile, "PYTHONUTF8": "1"}
     if profile == "ci":
         found.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
     return found

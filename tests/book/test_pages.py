@@ -252,3 +252,10 @@ def test_each_equation_of_the_paper_up_to_28_stands_in_a_chapter_and_is_named_in
     wanted = {str(n) for n in range(1, 29) if n != 13} | {"13a", "13b"}
     assert wanted - standing == set() and wanted - coded == set()
     assert "29" not in coded  # not all that is looked for is found
+
+
+def test_every_module_stands_on_the_page_of_the_library():
+    paths = (path.relative_to(ROOT).with_suffix("") for path in (ROOT / "rlnlib").rglob("*.py"))
+    names = {".".join(path.parts).removesuffix(".__init__") for path in paths}
+    public = {name for name in names if "._" not in name} - {"rlnlib", "rlnlib.book"}
+    assert public == set(re.findall(r"automodule:: (\S+)", PROSE["api"]))
