@@ -13,6 +13,10 @@ import math
 import statistics
 from pathlib import Path
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from rlnlib import networks
 from rlnlib.provenance import ROOT, significant
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -27,6 +31,23 @@ RAW = ("seconds", "cells", "compare", "seconds_by_size", "voxels_at_once", "turn
 def records(folder: Path = RESULTS) -> dict[str, dict]:
     """All records of a folder by name, with what follows from them."""
     return {file.stem: derive(json.loads(file.read_text(encoding="utf-8"))) for file in sorted(folder.glob("*.json"))}
+
+
+def pass_operations(size: int) -> float:
+    """Additions and multiplications of one pass of the V-Net for each voxel of a cell, counted layer by layer."""
+    network = networks.VNet().train()  # in evaluation mode it leaves a part out
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(2, 6, size, size, size))
+    return counter.get_total_flops() / (2 * size**3)
+
+
+def iteration_operations(size: int) -> float:
+    """The same of one iteration of conjugate gradients preconditioned by the Green operator, with fast transforms."""
+    stiffness = 8 * 9 * 2 + 24 + 84  # eight 3 x 3 blocks, the modulus, sums and differences of corner values
+    transforms = 2 * 3 * 2.5 * math.log2(size**3)  # there and back, of three components
+    medium = 15  # a symmetric 3 x 3 matrix for each frequency, of which there are half as many as voxels
+    products = 3 * (2 * 2 + 3 * 2)  # two scalar products and three updates, of three components
+    return stiffness + transforms + medium + products
 
 
 def derive(record: dict) -> dict:
