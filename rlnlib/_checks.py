@@ -169,6 +169,14 @@ def pair(name: str, value) -> tuple:
     return first, second
 
 
+def grid_shape(name: str, value) -> tuple[int, int, int]:
+    """Voxels along three axes, at least two each."""
+    if isinstance(value, (str, bytes)) or _length(value) != 3:
+        raise ValueError(f"{name} must be the voxels along three axes (N1, N2, N3); it is {_shown(value)}.")
+    first, second, third = (positive_integer(f"an axis of {name}", n, least=2) for n in value)
+    return first, second, third
+
+
 def one_of(name: str, value, known) -> str:
     """A name among the known ones."""
     if not isinstance(value, str) or value not in known:

@@ -46,9 +46,7 @@ class GreenOperator:
         device=None,
         spacing=(1.0, 1.0, 1.0),
     ):
-        self.shape = tuple(_checks.positive_integer("an axis of shape", n, least=2) for n in shape)
-        if len(self.shape) != 3:
-            raise ValueError(f"shape must name three axes (N1, N2, N3); it is {self.shape}.")
+        self.shape = _checks.grid_shape("shape", shape)
         _checks.memory(f"The Green operator of {self.shape} voxels", 3 * 9 * 8 * math.prod(self.shape))
         self.spacing = problem.as_spacing(spacing)
         self.discretization = discretizations.make(discretization, self.shape, self.spacing)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from rlnlib import _checks
+
 
 def mase(predicted, true) -> torch.Tensor:
     """Mean absolute strain error of each cell, in percent (eq. 29).
@@ -20,7 +22,10 @@ def mase(predicted, true) -> torch.Tensor:
             f"predicted and true must have one shape (B, ...); they have {tuple(predicted.shape)} and "
             f"{tuple(true.shape)}."
         )
-    return 100 * (predicted - true).abs().flatten(1).mean(1)
+    error = 100 * (predicted - true).abs().flatten(1).mean(1)
+    if not bool(torch.isfinite(error).all()):
+        raise ValueError("predicted and true differ by more than float64 can hold.")
+    return error
 
 
 def summary(errors, resamples: int = 2000) -> dict:
@@ -37,7 +42,7 @@ def summary(errors, resamples: int = 2000) -> dict:
     Raises:
         ValueError: for fewer than two errors, another shape, or NaN.
     """
-    values = _field("errors", torch.as_tensor(errors).unsqueeze(-1))[:, 0].numpy()
+    values = _field("errors", _checks.as_tensor(errors, "errors").unsqueeze(-1))[:, 0].numpy()
     if len(values) < 2:
         raise ValueError("A mean of one error has no deviation: pass at least two.")
     draw = np.random.default_rng(0)
@@ -61,9 +66,10 @@ def energy_by_wavelength(field, wavelengths) -> torch.Tensor:
     Shape: (B, N1, N2, N3) -> (B, len(wavelengths) + 1) float64.
     Raises ValueError for a field of another shape or with NaN, and for bounds that do not rise.
     """
-    field, bounds = _field("field", field), torch.as_tensor(wavelengths, dtype=torch.float64)
+    field, bounds = _field("field", field), _checks.as_tensor(wavelengths, "wavelengths")
     if field.ndim != 4:
         raise ValueError(f"field must have the shape (B, N1, N2, N3); it has {tuple(field.shape)}.")
+    bounds = bounds.to("cpu", torch.float64) if not bounds.is_complex() else bounds.new_zeros(1, dtype=torch.float64)
     if bounds.ndim != 1 or not bool((bounds.diff(prepend=bounds.new_zeros(1)) > 0).all()):
         raise ValueError(f"wavelengths must be positive and rise; they are {wavelengths!r}.")
     energy = torch.fft.fftn(field, dim=(1, 2, 3), norm="forward").abs().square().flatten(1)
@@ -74,10 +80,12 @@ def energy_by_wavelength(field, wavelengths) -> torch.Tensor:
 
 
 def _field(name: str, value) -> torch.Tensor:
-    field = torch.as_tensor(value)
+    field = _checks.as_tensor(value, name)
+    if field.is_complex():
+        raise ValueError(f"{name} must hold real numbers; its dtype is {field.dtype}.")
     if field.ndim < 2 or field.numel() == 0:
         raise ValueError(f"{name} must be a non-empty batch of fields (B, ...); its shape is {tuple(field.shape)}.")
-    field = field.detach().to("cpu", torch.float64)
+    field = field.to("cpu", torch.float64)
     if not bool(torch.isfinite(field).all()):
         raise ValueError(f"{name} contains NaN or infinity, so its error is undefined.")
     return field

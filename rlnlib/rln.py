@@ -161,8 +161,9 @@ def predict_strain(
         ValueError: for bad cells, batch size, dtype or device.
     """
     stiff = _checks.as_labels(stiff)
-    if dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"dtype must be torch.float32 or torch.bfloat16; it is {dtype!r}.")
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a network, as rlnlib.load_pretrained gives it; it is {type(model).__name__}.")
+    _checks.floating(dtype, (torch.float32, torch.bfloat16))
     _checks.boolean("return_iterates", return_iterates)
     home = next(model.parameters(), torch.empty(0)).device
     device = _checks.as_device(device, default=home)

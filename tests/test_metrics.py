@@ -66,3 +66,26 @@ def test_a_summary_has_the_mean_and_an_interval_that_covers_it_as_often_as_it_sa
 def test_errors_without_a_deviation_are_refused(errors):
     with pytest.raises(ValueError):
         metrics.summary(errors)
+
+
+def test_fields_of_every_byte_order_and_stride_give_the_same_error():
+    predicted, true = np.random.default_rng(0).random((2, 3, 4, 4, 4))
+    expected = rlnlib.mase(predicted, true)
+    assert torch.equal(rlnlib.mase(predicted.astype(">f8"), true), expected)
+    assert torch.equal(
+        rlnlib.mase(predicted[:, ::-1], true[:, ::-1].copy()), rlnlib.mase(predicted[:, ::-1].copy(), true[:, ::-1])
+    )
+
+
+@pytest.mark.parametrize(
+    "field",
+    [None, "x", [[1], [1, 2]], torch.ones(2, 2, device="meta"), torch.eye(2).to_sparse(), np.ones((2, 2), complex)],
+)
+def test_what_is_no_field_is_refused_by_name(field):
+    with pytest.raises(ValueError, match="predicted"):
+        rlnlib.mase(field, torch.ones(2, 2))
+
+
+def test_an_error_beyond_float64_is_refused():
+    with pytest.raises(ValueError, match="float64"):
+        rlnlib.mase([[1e308, 1e308]], [[-1e308, -1e308]])

@@ -194,7 +194,9 @@ def judge(function: Callable, arguments: dict, replaced: list[str], seconds: flo
 OTHER_NAMES = {
     "path": ["absent", "No data set", "cell", "/", ".h5", "file", "folder"],
     "phases": ["poisson", "Young"],
-    "contrast": ["labels"],
+    "contrast": ["labels", "moduli"],
+    "batch_mean": ["released"],
+    "proximal": ["network of the file", "released"],
     "kind": ["No weights", "fln"],
     "size": ["grain_size", "No weights"],
     "repeats": ["multiple"],
