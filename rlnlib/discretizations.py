@@ -44,7 +44,7 @@ class Discretization:
     name: str
     integration_points: int
 
-    def __init__(self, shape: Sequence[int], spacing: Sequence[float] = (1.0, 1.0, 1.0)):
+    def __init__(self, shape, spacing=(1.0, 1.0, 1.0)):
         self.shape, self.spacing = tuple(shape), tuple(spacing)
 
     def gradient(self, displacement: torch.Tensor) -> torch.Tensor:
@@ -312,7 +312,6 @@ def to_corners(corner_forces: torch.Tensor, weight: torch.Tensor) -> torch.Tenso
     forces = corner_forces.reshape(batch, 3, 8, *shape)
     padded = corner_forces.new_zeros(batch, 3, *(n + 1 for n in shape))
     for corner, (a, b, c) in enumerate(CORNERS):
-        # One pass for product and sum.
         padded[:, :, a : a + shape[0], b : b + shape[1], c : c + shape[2]].addcmul_(forces[:, :, corner], weight)
     # The last plane of each axis is the first one of the next period.
     padded[:, :, 0] += padded[:, :, -1]

@@ -55,6 +55,25 @@ class CellProblem:
             self, labels=self.labels[cells].to(device), macroscopic_strain=self.macroscopic_strain[cells].to(device)
         )
 
+    def under(self, macroscopic_strain: torch.Tensor) -> CellProblem:
+        """The same cells under another macroscopic strain. Shape: (B, 6)."""
+        return replace(self, macroscopic_strain=macroscopic_strain.to(self.labels.device, torch.float64))
+
+    def refuse_fields_beyond(self, dtype: torch.dtype) -> None:
+        """Raise ValueError for fields that the dtype cannot hold: they would be infinite, or zero."""
+        moduli = [young for young, _ in self.phases]
+        sizes = self.macroscopic_strain.abs().amax(1)
+        sizes = sizes[sizes > 0]
+        if not len(sizes):
+            return
+        low, high = float(sizes.min()), float(sizes.max())
+        largest, smallest = torch.finfo(dtype).max / 2**30, torch.finfo(dtype).tiny * 2**30
+        if max(high, high * max(moduli)) > largest or min(low, low * min(moduli)) < smallest:
+            raise ValueError(
+                f"macroscopic_strain of {low:g} to {high:g} with moduli of {min(moduli):g} to {max(moduli):g} gives "
+                f"fields beyond the range of {dtype}: take other units, or dtype=torch.float64."
+            )
+
     def by_voxel(self, table: torch.Tensor) -> torch.Tensor:
         """The value of each voxel's phase. Shape: (P,) -> (B, 1, N1, N2, N3)."""
         return table.to(self.labels.device)[self.labels][:, None]

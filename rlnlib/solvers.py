@@ -310,7 +310,7 @@ def concatenate(parts: list[Solution]) -> Solution:
     return Solution(**{name: torch.cat(values) for name, values in fields.items()})
 
 
-def warn_of_failures(solution: Solution, stopping: StoppingRule) -> None:
+def warn_of_failures(solution: Solution | Statistics, stopping: StoppingRule) -> None:
     """One warning that names the cells without convergence, how far they came and what helps."""
     failed = torch.nonzero(~solution.converged).flatten().tolist()
     if failed:
@@ -325,5 +325,5 @@ def warn_of_failures(solution: Solution, stopping: StoppingRule) -> None:
             f"loosen rtol, take dtype='mixed' in place of torch.float32, or, with a solver on the Lippmann-Schwinger "
             f"equation, choose a stiffer reference.",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=3,
         )

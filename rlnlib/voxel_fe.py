@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from tqdm.auto import tqdm
@@ -18,13 +18,16 @@ from tqdm.auto import tqdm
 from rlnlib import _checks, elasticity, fast, green, lippmann_schwinger, problem, solvers
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.problem import CellProblem
-from rlnlib.solvers import Solution, StoppingRule
+from rlnlib.solvers import Solution, Statistics, StoppingRule
 
 #: Largest ratio of moduli for which mixed precision works in float32; at 1e5 its rounding stalls the recurrences.
 _FLOAT32_CONTRAST = 1e3
 
 #: The tolerance that each precision reaches at every usual contrast.
 _RTOL = {"mixed": 1e-8, torch.float64: 1e-8, torch.float32: 1e-5}
+
+#: Voxels of the cells and loads that :func:`effective_stiffness` gives to one solve.
+_TOGETHER = 2**20
 
 
 def solve_strain(
@@ -82,71 +85,118 @@ def solve_strain(
         ValueError: For a wrong shape, label, contrast, Poisson ratio, load, discretization, dtype, tolerance, solver,
             reference or spacing.
     """
-    if dtype not in ("mixed", torch.float32, torch.float64):
-        raise ValueError(f'dtype must be torch.float32, torch.float64 or "mixed"; it is {dtype!r}.')
-    stopping = StoppingRule(_RTOL[dtype] if rtol is None else rtol, atol, max_iterations)
-    _checks.one_of("solver", solver, ("conjugate_gradient", *solvers.ITERATIONS))
     load = (1, 0, 0, 0, 0, 0) if macroscopic_strain is None or macroscopic_stress is not None else macroscopic_strain
     cell = problem.cell_problem(stiff, contrast, poisson, load, phases, spacing, device)
-    if reference is not None:
-        reference = problem.as_medium(reference)
-
-    def solve(macroscopic) -> Solution:
-        loaded = replace(cell, macroscopic_strain=macroscopic.to(cell.labels.device))
-        solution = _solve(loaded, discretization, stopping, dtype, progress, solver, reference)
-        solvers.warn_of_failures(solution, stopping)
-        return solution
-
-    if macroscopic_stress is None:
-        return solve(cell.macroscopic_strain)
-    strain, stress, of_stress = problem.split_load(macroscopic_strain, macroscopic_stress, len(cell))
-    return solve(_strain_of_mixed_load(solve, strain, stress, of_stress))
+    method = Method.checked(discretization, rtol, atol, max_iterations, dtype, progress, solver, reference)
+    if macroscopic_stress is not None:
+        mixed = problem.split_load(macroscopic_strain, macroscopic_stress, len(cell))
+        cell = cell.under(_strain_of_mixed_load(cell, method, *mixed))
+    solution = _solve(cell, method)
+    solvers.warn_of_failures(solution, method.stopping)
+    return solution
 
 
-def effective_stiffness(stiff, contrast=None, poisson=0.3, **options) -> torch.Tensor:
+def effective_stiffness(
+    stiff, contrast=None, poisson=0.3, phases=None, device=None, spacing=(1, 1, 1), **options
+) -> torch.Tensor:
     """The matrix C_eff of mean stress = C_eff mean strain: the mean stresses of the six unit loads side by side.
 
     Args:
         stiff: (B, N1, N2, N3), as for :func:`solve_strain`.
         contrast: As for :func:`solve_strain`.
         poisson: As for :func:`solve_strain`.
-        **options: Those of :func:`solve_strain`, but for the load.
+        phases: As for :func:`solve_strain`.
+        device: As for :func:`solve_strain`.
+        spacing: As for :func:`solve_strain`.
+        **options: ``discretization``, ``rtol``, ``atol``, ``max_iterations``, ``dtype``, ``progress``, ``solver`` and
+            ``reference`` of :func:`solve_strain`.
 
     Returns:
         (B, 6, 6), Mandel.
+
+    Raises:
+        ValueError: As for :func:`solve_strain`.
     """
-    columns = [
-        solve_strain(stiff, contrast, poisson, macroscopic_strain=unit, **options).effective_stress
-        for unit in torch.eye(6, dtype=torch.float64)
-    ]
-    return torch.stack(columns, -1)
+    cell = problem.cell_problem(stiff, contrast, poisson, phases=phases, spacing=spacing, device=device)
+    return _stiffness_columns(cell, Method.checked(**options), torch.arange(6))
 
 
-def _strain_of_mixed_load(solve, strain, stress, of_stress) -> torch.Tensor:
+@dataclass(frozen=True)
+class Method:
+    """How to solve a cell problem: the arguments of :func:`solve_strain` of the same names."""
+
+    discretization: str
+    stopping: StoppingRule
+    dtype: torch.dtype | str
+    progress: bool
+    solver: str
+    reference: tuple[float, float] | None
+
+    @classmethod
+    def checked(
+        cls, discretization="bbar", rtol=None, atol=0.0, max_iterations=2000, dtype="mixed", progress=False,
+        solver="conjugate_gradient", reference=None
+    ) -> Method:  # fmt: skip
+        """Raises ValueError for what :func:`solve_strain` refuses."""
+        if dtype not in ("mixed", torch.float32, torch.float64):
+            raise ValueError(f'dtype must be torch.float32, torch.float64 or "mixed"; it is {dtype!r}.')
+        stopping = StoppingRule(_RTOL[dtype] if rtol is None else rtol, atol, max_iterations)
+        _checks.one_of("discretization", discretization, green.DISCRETIZATIONS)
+        _checks.one_of("solver", solver, ("conjugate_gradient", *solvers.ITERATIONS))
+        reference = None if reference is None else problem.as_medium(reference)
+        return cls(discretization, stopping, dtype, progress, solver, reference)
+
+    @property
+    def kept_dtype(self) -> torch.dtype:
+        """Of the fields that are returned."""
+        return torch.float64 if isinstance(self.dtype, str) else self.dtype
+
+    def work_dtype(self, contrast: float) -> torch.dtype:
+        """Of the iteration."""
+        if self.dtype == "mixed" and self.solver == "conjugate_gradient" and contrast <= _FLOAT32_CONTRAST:
+            return torch.float32
+        return self.kept_dtype
+
+    def medium(self, phases, modulus: float) -> tuple[float, float]:
+        """(young, poisson) of the reference medium, for phases with moduli in units of ``modulus``."""
+        if self.reference is not None:
+            return self.reference[0] / modulus, self.reference[1]
+        if self.solver == "conjugate_gradient" and len({nu for _, nu in phases}) == 1:
+            return 1.0, phases[0][1]  # conjugate gradients do not see the modulus
+        return elasticity.midpoint_medium(phases)
+
+
+def _stiffness_columns(cell: CellProblem, method: Method, components: torch.Tensor) -> torch.Tensor:
+    """Mean stresses under unit strains of some components. Shape: (S,) int64 -> (B, 6, S)."""
+    units, loads = torch.eye(6, dtype=torch.float64)[components], len(components)
+    jobs = torch.arange(len(cell) * loads)  # all loads of the first cell, then of the second ...
+    parts = []
+    for some in jobs.split(max(1, _TOGETHER // math.prod(cell.shape))):
+        labels = cell.labels[(some // loads).to(cell.labels.device)]
+        solution = _solve(replace(cell, labels=labels).under(units[some % loads]), method)
+        parts.append((solution.effective_stress, solution.converged, solution.iterations, solution.residual))
+    stress, converged, iterations, residual = (
+        torch.cat(part).view(len(cell), loads, -1) for part in zip(*parts, strict=True)
+    )
+    worst = Statistics(converged.all(1)[:, 0], iterations.amax(1)[:, 0], torch.empty(0), residual.amax(1)[:, 0])
+    solvers.warn_of_failures(worst, method.stopping)
+    return stress.mT
+
+
+def _strain_of_mixed_load(cell: CellProblem, method: Method, strain, stress, of_stress) -> torch.Tensor:
     """The mean strain of a mixed load, by superposition: C_ss e_s = sigma_s - C_sf e_f.
 
     Shape: strain and stress (B, 6), of_stress (6,) bool -> (B, 6).
     """
     unknown = torch.nonzero(of_stress).flatten()
-    units = torch.eye(6, dtype=torch.float64)[unknown]
-    columns = [solve(unit.expand(len(strain), 6)).effective_stress.double().cpu() for unit in units]
-    if not columns:
+    if not len(unknown):
         return strain
-    wanted = stress
+    columns = _stiffness_columns(cell, method, unknown).double().cpu()  # (B, 6, S)
     if bool((strain != 0).any()):
-        wanted = stress - solve(strain).effective_stress.double().cpu()
-    matrix = torch.stack(columns, -1)[:, unknown]  # (B, S, S)
+        stress = stress - _solve(cell.under(strain), method).effective_stress.double().cpu()
     found = strain.clone()
-    found[:, unknown] = torch.linalg.solve(matrix, wanted[:, unknown])
+    found[:, unknown] = torch.linalg.solve(columns[:, unknown], stress[:, unknown])
     return found
-
-
-def _reference_medium(phases) -> tuple[float, float]:
-    """(young, poisson) of the preconditioner: for equal Poisson ratios conjugate gradients do not see the modulus;
-    otherwise the midpoint of the Lame parameters."""
-    if len({nu for _, nu in phases}) == 1:
-        return 1.0, phases[0][1]
-    return elasticity.midpoint_medium(phases)
 
 
 @functools.lru_cache(maxsize=4)
@@ -155,36 +205,29 @@ def _cached_operator(*arguments, fast_parts: bool) -> green.GreenOperator:
     return green.GreenOperator(*arguments)
 
 
-def _solve(cell: CellProblem, discretization, stopping, dtype, progress, solver, reference) -> Solution:
+def _solve(cell: CellProblem, method: Method) -> Solution:
     """Solve chunk by chunk, in units in which moduli, strains and edges are of the order of one."""
-    device = cell.labels.device
-    kept_dtype = torch.float64 if dtype == "mixed" else dtype
-    scaled, units = cell.in_units()
-    _refuse_loads_beyond(cell, kept_dtype)
-    if reference is None:
-        choose = _reference_medium if solver == "conjugate_gradient" else elasticity.midpoint_medium
-        medium = choose(scaled.phases)
-    else:
-        medium = reference[0] / units.modulus, reference[1]
+    cell.refuse_fields_beyond(method.kept_dtype)
+    device, (scaled, units) = cell.labels.device, cell.in_units()
     chunk, workers = fast.cores.chunking(math.prod(cell.shape), device)
     # The preconditioner alone needs the operator's inverse, 72 bytes a voxel in float64: once, as the loop takes it.
-    is_float32 = dtype == "mixed" and solver == "conjugate_gradient" and cell.contrast <= _FLOAT32_CONTRAST
-    work_dtype = torch.float32 if is_float32 else kept_dtype
-    arguments = (cell.shape, discretization, *medium, work_dtype, device, scaled.spacing)
+    work_dtype, medium = method.work_dtype(cell.contrast), method.medium(scaled.phases, units.modulus)
+    arguments = (cell.shape, method.discretization, *medium, work_dtype, device, scaled.spacing)
 
     def solve(first: int) -> Solution:
         cells = slice(first, first + chunk)
-        strain_unit = units.strain[cells].to(device)
-        rule = replace(stopping, unit=strain_unit * units.modulus if solver == "conjugate_gradient" else strain_unit)
-        return _solve_chunk(scaled.part(cells, device), operator, rule, kept_dtype, watch, solver)
+        unit = units.strain[cells].to(device)
+        if method.solver == "conjugate_gradient":
+            unit = unit * units.modulus
+        return _solve_chunk(scaled.part(cells, device), operator, replace(method.stopping, unit=unit), method, watch)
 
     def show(iteration: int, residual: float) -> None:
         bar.set_postfix_str(f"iteration {iteration}, residual {residual:.0e}")
 
-    watch = show if progress else None
+    watch = show if method.progress else None
     parts = []
     with (
-        tqdm(total=len(cell), unit="cell", disable=not progress) as bar,
+        tqdm(total=len(cell), unit="cell", disable=not method.progress) as bar,
         fast.cores.one_thread_of_torch(device, torch.get_num_threads()),
     ):
         if chunk > 1:
@@ -198,36 +241,20 @@ def _solve(cell: CellProblem, discretization, stopping, dtype, progress, solver,
     return _in_users_units(solvers.concatenate(parts), units)
 
 
-def _solve_chunk(cell: CellProblem, operator, stopping, dtype, watch, solver) -> Solution:
-    if solver == "conjugate_gradient":
-        equilibrium = VoxelProblem(cell, operator, dtype)
+def _solve_chunk(cell: CellProblem, operator, stopping, method, watch) -> Solution:
+    if method.solver == "conjugate_gradient":
+        equilibrium = VoxelProblem(cell, operator, method.kept_dtype)
         u, statistics = conjugate_gradient(equilibrium, stopping, operator.dtype, watch)
         strain = equilibrium.strain(u, cell.macroscopic_strain)
         del equilibrium
     else:
         equation = lippmann_schwinger.from_green_operator(cell, operator)
-        y, statistics = solvers.iterate(equation, solvers.ITERATIONS[solver](equation), stopping, watch)
+        y, statistics = solvers.iterate(equation, solvers.ITERATIONS[method.solver](equation), stopping, watch)
         strain = y.mean(1)
         u = operator.displacement(operator.divergence(elasticity.hooke(y, *operator.lame)))
     lam, mu = cell.lame()
     stress = elasticity.hooke(strain, lam.to(strain), mu.to(strain))
     return Solution(strain, stress, stress.mean((2, 3, 4)), u, **vars(statistics))
-
-
-def _refuse_loads_beyond(cell: CellProblem, dtype: torch.dtype) -> None:
-    """A result that the dtype cannot hold would be infinite, or zero."""
-    moduli = [young for young, _ in cell.phases]
-    sizes = cell.macroscopic_strain.abs().amax(1)
-    sizes = sizes[sizes > 0]
-    if not len(sizes):
-        return
-    low, high = float(sizes.min()), float(sizes.max())
-    largest, smallest = torch.finfo(dtype).max / 2**30, torch.finfo(dtype).tiny * 2**30
-    if max(high, high * max(moduli)) > largest or min(low, low * min(moduli)) < smallest:
-        raise ValueError(
-            f"macroscopic_strain of {low:g} to {high:g} with moduli of {min(moduli):g} to {max(moduli):g} gives fields "
-            f"beyond the range of {dtype}: take other units, or dtype=torch.float64."
-        )
 
 
 def _in_users_units(solution: Solution, units: problem.Units) -> Solution:

@@ -470,3 +470,22 @@ def test_the_operator_of_a_small_grid_is_kept(monkeypatch):
     for _ in range(2):
         rlnlib.solve_strain(cell, 10.0)
     assert len(made) == 5
+
+
+def test_the_stiffness_of_a_batch_is_that_of_each_cell_and_of_six_single_loads(random_cells, monkeypatch):
+    cells = random_cells(3, 4, 5, 4)
+    together = rlnlib.effective_stiffness(cells, 20.0, spacing=(1, 1, 2))
+    loads = torch.eye(6, dtype=torch.float64)
+    for cell, stiffness in zip(cells, together, strict=True):
+        single = [rlnlib.solve_strain(cell, 20.0, macroscopic_strain=load, spacing=(1, 1, 2)) for load in loads]
+        columns = torch.cat([solution.effective_stress for solution in single]).T
+        assert (stiffness - columns).abs().max() < 1e-6
+    assert (together[0] - together[1]).abs().max() > 1e-2
+    monkeypatch.setattr(voxel_fe, "_TOGETHER", 1)  # as a cell so large that each load is solved alone
+    assert (rlnlib.effective_stiffness(cells, 20.0, spacing=(1, 1, 2)) - together).abs().max() < 1e-6
+
+
+def test_a_cell_without_converged_stiffness_is_named_by_its_own_number(random_cells):
+    cells = torch.cat([torch.zeros(2, 5, 5, 5, dtype=torch.bool), random_cells(1, 5, 5, 5)])
+    with pytest.warns(RuntimeWarning, match=r"1 of 3 cells .* cell 2 \(residual"):
+        rlnlib.effective_stiffness(cells, 50.0, max_iterations=2)
