@@ -116,7 +116,7 @@ def conjugate_gradient(
                     break
         z = work.precondition(residual)
         rz_new = _inner(residual, z)
-        direction = direction.mul_(over_cells(rz_new / rz, z)).add_(z)
+        _turn(direction, rz_new / rz, z)
         rz = rz_new
         del z
     scale = torch.where(rhs_norm > 0, rhs_norm, 1)
@@ -140,3 +140,11 @@ def _advance(u, residual, step, direction, image) -> torch.Tensor:
     u.addcmul_(over_cells(step, u), direction)
     residual.addcmul_(over_cells(step, u), image, value=-1)
     return norm(residual)
+
+
+def _turn(direction, factor, z) -> None:
+    """direction = factor direction + z, in place. Shape: factor (B,)."""
+    if fast.use(z.device):
+        fast.loops.turn(direction, factor, z)
+    else:
+        direction.mul_(over_cells(factor, z)).add_(z)

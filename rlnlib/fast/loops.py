@@ -61,6 +61,8 @@ class _Compiler:
 
 
 _compile = _Compiler({"contract"})
+#: Products and sums rounded one by one, as torch does, so that the plain twin has the same bits.
+_compile_exact = _Compiler(set())
 #: Sums in an order that suits the processor's vectors; the same order at each call.
 _compile_sum = _Compiler({"contract", "reassoc"})
 
@@ -300,3 +302,16 @@ def _advance(u, residual, direction, image, step, sums):
             r[k] -= s * q[k]
             total += r[k] * r[k]
         sums[cell] = total
+
+
+def turn(direction, factor, z) -> None:
+    """direction = factor direction + z, in place. Shape: factor (B,), fields (B, ...), contiguous."""
+    _turn(direction.view(len(z), -1).numpy(), factor.numpy(), z.view(len(z), -1).numpy())
+
+
+@_compile_exact
+def _turn(direction, factor, z):
+    for cell in range(len(z)):
+        p, s, q = direction[cell], factor[cell], z[cell]
+        for k in range(p.size):
+            p[k] = s * p[k] + q[k]

@@ -78,6 +78,10 @@ def test_products_and_updates_are_those_of_array_expressions(dtype, tolerance):
     step = torch.tensor([0.5, -2.0], dtype=dtype)
     wide = step.view(2, 1, 1, 1, 1)
     expected = a + wide * c, b - wide * d
+    turned = (d * wide).add_(c)
+    other = d.clone()
+    loops.turn(other, step, c)
+    assert torch.equal(other, turned)  # to the last bit
     norms = loops.advance(a, b, step, c, d)
     assert torch.allclose(a, expected[0], **close) and torch.allclose(b, expected[1], **close)
     assert torch.allclose(norms.to(dtype), expected[1].flatten(1).norm(dim=1), **close)
