@@ -145,9 +145,9 @@ def explore_bar(segments: int = 16, contrast: float = 10.0, seed: int = 0) -> Ex
         draw,
         "passes",
         (0, 1, 2, 3, 4, 6, 8, 12, 20),
-        f"Moulinec's iteration on a random bar of {segments} segments, a quarter of them soft, at contrast {contrast:g}, "
-        "with the reference medium half-way between the phases. Left, the strain after some passes and the formula's; "
-        "right, the error of each pass.",
+        f"Moulinec's iteration on a random bar of {segments} segments, a quarter of them soft, at contrast "
+        f"{contrast:g}, with the reference medium half-way between the phases. Left, the strain after some passes and "
+        "the formula's; right, the error of each pass.",
         "Two panels. Left, the steps of the strain grow from a flat line to the dashed steps of the formula. Right, "
         "the error falls along a straight line on a logarithmic scale, and a dot on it marks the pass.",
     )

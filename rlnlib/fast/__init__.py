@@ -6,7 +6,8 @@ The fast parts serve CPUs. A GPU runs the plain twins, and so does a CPU where t
 Two more things help a program on a CPU. They are settings of the whole process, so the library leaves them to whoever
 starts it:
 
-- ``OMP_WAIT_POLICY=passive``: torch's threads sleep while they wait. A network on two threads of a busy machine needs it.
+- ``OMP_WAIT_POLICY=passive``: torch's threads sleep while they wait. A network on two threads of a busy machine
+  needs it.
 - ``MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=2147483647`` (GNU C library): large blocks are used again, in place of
   pages that the system fills with zeros each time. A network takes 0.8 of the time at 31^3, 0.6 at 64^3.
 """
