@@ -113,7 +113,7 @@ def test_the_number_of_outputs_is_free():
         ("no_such_module:f", "cannot be imported"),
         (":f", "cannot be imported"),
         ("math:sqrt", "must make a torch.nn.Module"),
-        (0, "must be a name or a function"),
+        (0, "must be a name, or a function"),
     ],
 )
 def test_what_is_no_network_is_refused(proximal, words):
@@ -121,7 +121,13 @@ def test_what_is_no_network_is_refused(proximal, words):
         networks.make_proximal(proximal, 6)
 
 
+def of_my_own(channels):
+    return networks.PeriodicConv3d(channels, 1)
+
+
 def test_a_network_is_found_again_by_the_name_that_is_stored_for_it():
-    assert networks.full_name("vnet") == "vnet"
-    name = networks.full_name(networks.ThreeLayerNet)
-    assert name == "rlnlib.networks:ThreeLayerNet" and networks.find_proximal(name) is networks.ThreeLayerNet
+    for name, made_by in networks.PROXIMALS.items():
+        assert networks.full_name(name) == networks.full_name(made_by) == name
+    name = networks.full_name(networks.PeriodicConv3d)
+    assert name == "rlnlib.networks:PeriodicConv3d" and networks.find_proximal(name) is networks.PeriodicConv3d
+    assert networks.full_name(of_my_own) == f"{__name__}:of_my_own"
