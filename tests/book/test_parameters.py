@@ -13,7 +13,9 @@ import yaml
 
 import pages
 import parameters_act as act
+import project
 import run as runner
+from rlnlib import dataset, reproduce
 from rlnlib.book import notebook
 from rlnlib.book.parameters import PARAMETERS
 from stored import NOTEBOOKS, cells_of, each, tagged
@@ -196,3 +198,12 @@ def test_a_gpu_is_found_and_named_by_the_first_cell(monkeypatch):
     assert notebook.start(0, "auto").type == notebook.start(0, "cuda").type == "cuda"
     assert "Some GPU" in shown[-1].data
     assert notebook.start(0, "cpu").type == "cpu" and "Some GPU" not in shown[-1].data
+
+
+@pytest.mark.parametrize("name", ["ci", "laptop", "paper"])
+def test_a_profile_means_the_same_in_chapters_data_sets_and_the_whole_experiment(name):
+    values = project.read_yaml(runner.PROFILES / f"{name}.yml")
+    data, (stage,) = dataset.PROFILES[name], reproduce.PROFILES[name].stages
+    assert values["training_size"] == data["size"]
+    assert values["n_train"] == 2 * data["n"] // 5  # of the split 40/20/40
+    assert (values["epochs"], values["batch_size"]) == (stage.config.epochs, stage.config.batch_size)
