@@ -7,7 +7,7 @@ y - Phi(y), and that of y_R takes the place of the right-hand side.
 from __future__ import annotations
 
 import itertools
-import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -59,12 +59,11 @@ class StoppingRule:
 
     def __post_init__(self):
         for name in ("rtol", "atol"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a finite number that is not negative; it is {value!r}.")
+            object.__setattr__(self, name, _checks.within(name, getattr(self, name), 0, sys.float_info.max))
         if self.rtol == 0 and self.atol == 0:
             raise ValueError("rtol and atol are both 0, which no iteration can reach: set one of them above 0.")
-        _checks.positive_integer("max_iterations", self.max_iterations)
+        iterations = _checks.positive_integer("max_iterations", self.max_iterations)
+        object.__setattr__(self, "max_iterations", iterations)
 
     def threshold(self, rhs_norm: torch.Tensor) -> torch.Tensor:
         """The norm of the residual at which a cell is done. Shape: (B,) -> (B,)."""

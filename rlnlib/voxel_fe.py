@@ -138,8 +138,7 @@ class Method:
         solver="conjugate_gradient", reference=None
     ) -> Method:  # fmt: skip
         """Raises ValueError for what :func:`solve_strain` refuses."""
-        if dtype not in ("mixed", torch.float32, torch.float64):
-            raise ValueError(f'dtype must be torch.float32, torch.float64 or "mixed"; it is {dtype!r}.')
+        _checks.floating(dtype, ("mixed", torch.float32, torch.float64))
         stopping = StoppingRule(_RTOL[dtype] if rtol is None else rtol, atol, max_iterations)
         _checks.one_of("discretization", discretization, green.DISCRETIZATIONS)
         _checks.one_of("solver", solver, ("conjugate_gradient", *solvers.ITERATIONS))

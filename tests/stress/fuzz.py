@@ -15,6 +15,7 @@ import faulthandler
 import inspect
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -224,6 +225,7 @@ def campaign(names: list[str] | None, calls: int, seed: int, seconds: float = 10
                 verdict = judge(function, {**arguments, **changed}, wanted, seconds)
                 for made in ("new.h5", "foreign.h5"):
                     Path(place, made).unlink(missing_ok=True)
+                shutil.rmtree(Path(place, "new.h5.parts"), ignore_errors=True)
                 yield name, ", ".join(f"{p}={_shown(v)}" for p, v in changed.items()), verdict
         finally:
             os.chdir(home)
