@@ -1,0 +1,182 @@
+"""u_i = u_{i-1} + f_i(strain, stress, stiffness, K_0^-1 r): one network for every contrast, load, phase and size.
+
+The loop is that of Fig. 2a; what a pass is told and what it answers differ from :mod:`rlnlib.rln`. The state is the
+periodic part u of the nodal displacement, so that the strain is compatible and has the right mean by construction.
+A pass is told the whole strain and stress, the stiffness, and the residual r = f - K u of the equation, preconditioned
+by the Green operator. It answers with an increment of u. The energy of the strain is the loss: no solution is needed.
+
+Related work: recurrent inference machines (the paper's ref. [33]) feed the gradient of an objective to each pass; deep
+Ritz methods train on the energy.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import nn
+
+from rlnlib import _checks, elasticity, green, networks, solvers
+from rlnlib.voxel_fe import VoxelProblem
+
+#: Poisson's ratio of the reference medium whose Green operator each pass sees, whatever the phases are.
+REFERENCE_POISSON = 0.3
+#: Channels of :meth:`Cells.features`: strain, stress, Young's modulus, preconditioned residual.
+FEATURES = 6 + 6 + 1 + 3
+_UNIT = torch.stack([elasticity.stiffness_from_lame(1, 0), elasticity.stiffness_from_lame(0, 1)])
+_kept_operator = functools.lru_cache(maxsize=4)(green.GreenOperator)
+
+
+class Cells:
+    """Cells of isotropic voxels under a macroscopic strain, without their units.
+
+    Moduli are divided by the smallest one of the cell, and the macroscopic strain e by its norm. So a network that
+    sees nothing else answers in proportion to the strain and alike for proportional moduli.
+
+    Args:
+        young, poisson: moduli of the voxels, (B, N1, N2, N3).
+        macroscopic_strain: (B, 6), Mandel.
+        dtype: of the fields; torch.float32 is what networks take.
+    """
+
+    def __init__(self, young, poisson, macroscopic_strain, dtype: torch.dtype = torch.float32):
+        young, poisson = young.double(), poisson.double()
+        strain = macroscopic_strain.to(young)
+        size = strain.norm(dim=1, keepdim=True)
+        self.strain_norm = size.to(dtype)  # (B, 1)
+        self.macroscopic_strain = (strain / torch.where(size > 0, size, 1)).to(dtype)
+        young = young / young.amin((1, 2, 3), keepdim=True)
+        shear = young / (2 * (1 + poisson))
+        lame = torch.stack([2 * shear * poisson / (1 - 2 * poisson), shear], 1)  # (B, 2, N1, N2, N3)
+        operator = _kept_operator(
+            tuple(young.shape[1:]), "bbar", 1.0, REFERENCE_POISSON, dtype=dtype, device=young.device
+        )
+        self._mean_gradient = green.element_gradient("bbar").mean(0).flatten(1).to(young.device, dtype)  # (6, 24)
+        self.problem = VoxelProblem(lame.to(dtype).contiguous(), _UNIT, operator)
+        # What exceeds the smallest moduli alone makes a force, so that the force in a homogeneous cell is exactly 0.
+        excess = VoxelProblem((lame - lame.amin((2, 3, 4), keepdim=True)).to(dtype), _UNIT, operator)
+        uniform = self.macroscopic_strain.view(-1, 6, 1, 1, 1).expand(-1, -1, *young.shape[1:])
+        self.problem.rhs = -self.forces(excess.stress(uniform))
+        self._uniform_energy = (self.problem.stress(uniform) * uniform).double().sum(1).mean((1, 2, 3)) / 2  # (B,)
+        logarithm = young.log()[:, None]
+        mean = logarithm.mean((2, 3, 4), keepdim=True)
+        self._stiffness = ((logarithm - mean) / 2).to(dtype)  # (B, 1, N1, N2, N3)
+        self._mean_young = mean.exp().to(dtype)  # geometric, (B, 1, 1, 1, 1)
+
+    def forces(self, stress: torch.Tensor) -> torch.Tensor:
+        """B^T sigma: nodal forces of a stress that is uniform in each voxel. Shape: (B, 6, N...) -> (B, 3, N...)."""
+        corners = torch.einsum("nc,bnxyz->bcxyz", self._mean_gradient, stress)
+        return green.to_corners(corners, stress.new_ones(1, 1, 1, 1, 1))
+
+    def strain(self, u: torch.Tensor) -> torch.Tensor:
+        """e / |e| + B u, the voxel means; differentiable. Shape: (B, 3, N...) -> (B, 6, N...)."""
+        return _MeanStrain.apply(u, self)
+
+    def residual(self, u: torch.Tensor) -> torch.Tensor:
+        """r = f - K u. Shape: (B, 3, N...) -> (B, 3, N...)."""
+        return self.problem.rhs - self.problem.apply(u.contiguous())
+
+    def energy(self, u: torch.Tensor) -> torch.Tensor:
+        """W(u) = 1/2 <strain : C : strain>, per volume; its gradient is K u - f over the number of voxels.
+
+        Shape: (B, 3, N...) -> (B,) float64.
+        """
+        return _Energy.apply(u, self)
+
+    def features(self, u: torch.Tensor) -> torch.Tensor:
+        """What a pass is told: strain, stress over its mean, log(E / mean E) / 2, K_0^-1 r / mean E.
+
+        Poisson's ratios show in the stress and the strain. No gradient flows through the residual.
+
+        Shape: (B, 3, N...) -> (B, FEATURES, N...).
+        """
+        strain = self.strain(u)
+        stress = self.problem.stress(strain)
+        mean = stress.norm(dim=1, keepdim=True).mean((2, 3, 4), keepdim=True)
+        stress = stress / mean.clamp(min=torch.finfo(mean.dtype).tiny)
+        with torch.no_grad():
+            z = self.problem.precondition(self.residual(u)) / self._mean_young
+        return torch.cat([_squashed(strain), _squashed(stress), self._stiffness, z], 1)
+
+
+def _squashed(field: torch.Tensor) -> torch.Tensor:
+    """x / sqrt(1 + x^2 / 9): nearly x for what is usual, at most 3 for the peaks."""
+    return field * (1 + field.square() / 9).rsqrt()
+
+
+class _MeanStrain(torch.autograd.Function):
+    """The voxel means of the strain; the adjoint is B^T."""
+
+    @staticmethod
+    def forward(context, u, cells):
+        context.cells = cells
+        return cells.problem.strain(u.contiguous(), cells.macroscopic_strain)
+
+    @staticmethod
+    def backward(context, gradient):
+        return context.cells.forces(gradient), None
+
+
+class _Energy(torch.autograd.Function):
+    """The energy of each cell; K is its own adjoint, so one application of K gives value and gradient."""
+
+    @staticmethod
+    def forward(context, u, cells):
+        image, rhs, voxels = cells.problem.apply(u.contiguous()), cells.problem.rhs, u[0, 0].numel()
+        context.save_for_backward((image - rhs) / voxels)
+        return cells._uniform_energy + solvers.inner(u.double(), image.double() / 2 - rhs.double()) / voxels
+
+    @staticmethod
+    def backward(context, gradient):
+        (of_energy,) = context.saved_tensors
+        return gradient.view(-1, 1, 1, 1, 1).to(of_energy) * of_energy, None
+
+
+class InformedRLN(nn.Module):
+    """A recurrent localization network that is told the equation: see the module.
+
+    ``proximal`` is a name of :data:`rlnlib.networks.PROXIMALS`; with ``tied`` all passes share one network. The last
+    convolution of each starts at zero: the untrained network answers with the macroscopic strain.
+
+    Symmetries: exactly proportional to the macroscopic strain and indifferent to a factor on all moduli; commutes with
+    shifts by an even number of voxels on even axes. All else is only learned.
+
+    Shape: :class:`Cells` -> u (B, 3, N1, N2, N3), the periodic displacement for the macroscopic strain over its norm,
+    of zero mean, in voxel edges; with ``return_iterates`` a list of one such field for each pass.
+    """
+
+    def __init__(self, passes: int = 5, tied: bool = False, proximal: str = "vnet-periodic"):
+        super().__init__()
+        self.passes = _checks.positive_integer("passes", passes)
+        self.config: dict = {"passes": passes, "tied": bool(tied), "proximal": proximal}
+        self.proximals = nn.ModuleList(
+            networks.make_proximal(proximal, FEATURES, outputs=3) for _ in range(1 if tied else passes)
+        )
+        for network in self.proximals:
+            last = [layer for layer in network.modules() if isinstance(layer, nn.Conv3d)][-1]
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def direction(self, number: int, cells: Cells, u: torch.Tensor, dtype=torch.float32) -> torch.Tensor:
+        """The increment of u that pass ``number`` proposes. Shape: (B, 3, N...) -> (B, 3, N...)."""
+        features = cells.features(u)
+        with torch.autocast(u.device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
+            increment = self.proximals[number % len(self.proximals)](features)
+        increment = increment.to(u)
+        return increment - increment.mean((2, 3, 4), keepdim=True)
+
+    def forward(self, cells: Cells, dtype=torch.float32, return_iterates: bool = False):
+        fs = [
+            lambda past, number=i: past[0] + self.direction(number, cells, past[0], dtype) for i in range(self.passes)
+        ]
+        iterates = list(solvers.recurrence(fs, torch.zeros_like(cells.problem.rhs)))
+        return iterates if return_iterates else iterates[-1]
+
+
+def energy_loss(iterates: list[torch.Tensor], cells: Cells) -> torch.Tensor:
+    """Mean over cells and passes of log W(u_i).
+
+    W(u) / W* - 1 is the relative error of the effective stiffness along the load (W* the least energy), so the
+    logarithm makes cells of all stiffnesses count alike.
+    """
+    return torch.stack([cells.energy(u).log().mean() for u in iterates]).mean()
