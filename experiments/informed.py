@@ -16,6 +16,7 @@ without any training at that size. Met where the mean over the test cells is bel
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import io
 import json
@@ -24,6 +25,7 @@ import os
 import signal
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -36,12 +38,15 @@ from rlnlib.checkpoints import write_atomically
 
 AXIAL = torch.tensor([1.0, 0, 0, 0, 0, 0], dtype=torch.float64)
 SHEAR = torch.tensor([0, 0, 0, 0, 0, 1.0], dtype=torch.float64)
+#: Parts of a batch, each computed by one thread with weights of its own: threads wait for each other once a step, and
+#: the sums come in one order however many threads there are.
+SHARES = 2
 #: Of the validation: contrasts, cells of each.
 CONTRASTS, HELD_OUT = (10.0, 50.0, 100.0), 24
 
 RECIPE = {
     "steps": 5000,
-    "batch_size": 16,
+    "batch_size": 8,
     "size": 16,
     "cells": 16384,
     "learning_rate": 2e-3,
@@ -56,14 +61,14 @@ RECIPE = {
 }
 
 
-def draw(cells: torch.Tensor, recipe: dict, step: int) -> informed.Cells:
-    """The batch of a step: random cells, shifts, mirrors, exchanges of axes, phases, contrasts and loads.
+def draw(cells: torch.Tensor, recipe: dict, step: int, share: int = 0) -> informed.Cells:
+    """A share of a step's batch: random cells, shifts, mirrors, exchanges of axes, phases, contrasts and loads.
 
     Shape: cells (n, N, N, N) bool.
     """
-    g = torch.Generator().manual_seed((recipe["seed"] + 1) * 1_000_003 + step)
+    g = torch.Generator().manual_seed(((recipe["seed"] + 1) * 1_000_003 + step) * SHARES + share)
     young, poisson, strain = [], [], []
-    for _ in range(recipe["batch_size"]):
+    for _ in range(recipe["batch_size"] // SHARES):
         chance = torch.rand(4, generator=g).tolist()
         first, second = (_moved(cells[int(torch.randint(len(cells), (), generator=g))], g).long() for _ in range(2))
         phases = 2 if chance[0] >= recipe["many_phases"] else 3 + int(chance[1] < 0.5)
@@ -79,6 +84,15 @@ def draw(cells: torch.Tensor, recipe: dict, step: int) -> informed.Cells:
         poisson.append(ratios[labels])
         strain.append(AXIAL if chance[3] < recipe["axial"] else SHEAR)
     return informed.Cells(torch.stack(young), torch.stack(poisson), torch.stack(strain))
+
+
+def _gradient(cells, recipe: dict, step: int, dtype, model, share: int) -> float:
+    """The loss of a share of the batch; its gradient is left in the model."""
+    batch = draw(cells, recipe, step, share)
+    model.zero_grad()
+    loss = informed.energy_loss(model(batch, dtype, return_iterates=True), batch)
+    loss.backward()
+    return float(loss.detach())
 
 
 def _moved(cell: torch.Tensor, g: torch.Generator) -> torch.Tensor:
@@ -113,34 +127,40 @@ def rate(recipe: dict, step: int) -> float:
 def train(folder, recipe: dict, options: dict | None = None, checkpoint_minutes=3.0, until: int | None = None):
     """Train an :class:`rlnlib.informed.InformedRLN`, or go on with the training in ``folder``; returns it.
 
-    A SIGTERM ends the run after the step under way, with a checkpoint; so does ``until``, a number of steps.
+    A SIGTERM ends the run after the step under way, with a checkpoint; so does ``until``, a number of steps. A run may
+    be given another end than it began with: the cosine then goes to the new one, and ``state["ends"]`` tells so.
     """
     folder, path = Path(folder), Path(folder) / "checkpoint.pt"
     torch.manual_seed(recipe["seed"])
     model = informed.InformedRLN(**(options or {})).train()
-    keep_in_float32(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe["learning_rate"])
-    state: dict = {"step": 0, "seconds": 0.0, "loss": 0.0, "history": []}
+    state: dict = {"step": 0, "seconds": 0.0, "loss": 0.0, "history": [], "ends": [[0, recipe["steps"]]]}
     if path.exists():
         state = _resume(path, model, optimizer, recipe)
     cells = torch.from_numpy(rlnlib.generate_cells(recipe["cells"], recipe["size"], seed=1000 + recipe["seed"]))
     held_out = validation_set(recipe["size"]) if recipe["validate_every"] else []
     dtype = torch.bfloat16 if training.fast_precision("cpu") == "bf16-mixed" else torch.float32
+    models = [model, *(copy.deepcopy(model) for _ in range(SHARES - 1))]
+    for each in models:
+        keep_in_float32(each)
+    pool = ThreadPoolExecutor(SHARES, initializer=torch.set_num_threads, initargs=(1,))
     stopped: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
     started = saved = time.monotonic()
     earlier = state["seconds"]
     while state["step"] < recipe["steps"] and state["step"] != until and not stopped:
-        batch = draw(cells, recipe, state["step"])
         for group in optimizer.param_groups:
             group["lr"] = rate(recipe, state["step"])
-        loss = informed.energy_loss(model(batch, dtype, return_iterates=True), batch)
-        optimizer.zero_grad()
-        loss.backward()
+        losses = list(pool.map(functools.partial(_gradient, cells, recipe, state["step"], dtype), models, range(SHARES)))
+        loss = sum(losses) / SHARES
+        for first, *others in zip(*(m.parameters() for m in models), strict=True):
+            first.grad = sum((p.grad for p in others), first.grad) / SHARES
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe["clip"], error_if_nonfinite=True)
         optimizer.step()
+        for other in models[1:]:
+            other.load_state_dict(model.state_dict())
         state["step"] += 1
-        state["loss"] += float(loss.detach())
+        state["loss"] += loss
         state["seconds"] = earlier + time.monotonic() - started
         if recipe["validate_every"] and state["step"] % recipe["validate_every"] == 0:
             row = {"step": state["step"], "presented": state["step"] * recipe["batch_size"]}
@@ -153,6 +173,7 @@ def train(folder, recipe: dict, options: dict | None = None, checkpoint_minutes=
             _save(path, model, optimizer, recipe, state)
             saved = time.monotonic()
     signal.signal(signal.SIGTERM, before)
+    pool.shutdown()
     _save(path, model, optimizer, recipe, state)
     return model.eval()
 
@@ -193,10 +214,12 @@ def read_checkpoint(path) -> dict:
 
 def _resume(path: Path, model, optimizer, recipe: dict) -> dict:
     saved = read_checkpoint(path)
-    if saved["recipe"] != recipe or saved["config"] != model.config:
+    if {**saved["recipe"], "steps": recipe["steps"]} != recipe or saved["config"] != model.config:
         raise OSError(f"{path} is of another recipe ({saved['config']}, {saved['recipe']}): choose another folder.")
     model.load_state_dict(saved["weights"])
     optimizer.load_state_dict(saved["optimizer"])
+    if saved["recipe"]["steps"] != recipe["steps"]:
+        saved["state"]["ends"].append([saved["state"]["step"], recipe["steps"]])
     return saved["state"]
 
 
