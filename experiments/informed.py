@@ -34,7 +34,7 @@ import torch
 
 import rlnlib
 from rlnlib import informed, training
-from rlnlib.checkpoints import write_atomically
+from rlnlib._files import write_atomically
 
 AXIAL = torch.tensor([1.0, 0, 0, 0, 0, 0], dtype=torch.float64)
 SHEAR = torch.tensor([0, 0, 0, 0, 0, 1.0], dtype=torch.float64)
@@ -59,6 +59,11 @@ RECIPE = {
     "validate_every": 250,
     "seed": 0,
 }
+
+
+def random_cells(count: int, size: int, seed: int) -> torch.Tensor:
+    """The paper's kind of cells. Shape: -> (count, size, size, size) bool."""
+    return torch.from_numpy(rlnlib.generate_cells(count, size, grain_size=(1, min(10, size)), seed=seed))
 
 
 def draw(cells: torch.Tensor, recipe: dict, step: int, share: int = 0) -> informed.Cells:
@@ -137,7 +142,7 @@ def train(folder, recipe: dict, options: dict | None = None, checkpoint_minutes=
     state: dict = {"step": 0, "seconds": 0.0, "loss": 0.0, "history": [], "ends": [[0, recipe["steps"]]]}
     if path.exists():
         state = _resume(path, model, optimizer, recipe)
-    cells = torch.from_numpy(rlnlib.generate_cells(recipe["cells"], recipe["size"], seed=1000 + recipe["seed"]))
+    cells = random_cells(recipe["cells"], recipe["size"], seed=1000 + recipe["seed"])
     held_out = validation_set(recipe["size"]) if recipe["validate_every"] else []
     dtype = torch.bfloat16 if training.fast_precision("cpu") == "bf16-mixed" else torch.float32
     models = [model, *(copy.deepcopy(model) for _ in range(SHARES - 1))]
@@ -151,7 +156,9 @@ def train(folder, recipe: dict, options: dict | None = None, checkpoint_minutes=
     while state["step"] < recipe["steps"] and state["step"] != until and not stopped:
         for group in optimizer.param_groups:
             group["lr"] = rate(recipe, state["step"])
-        losses = list(pool.map(functools.partial(_gradient, cells, recipe, state["step"], dtype), models, range(SHARES)))
+        losses = list(
+            pool.map(functools.partial(_gradient, cells, recipe, state["step"], dtype), models, range(SHARES))
+        )
         loss = sum(losses) / SHARES
         for first, *others in zip(*(m.parameters() for m in models), strict=True):
             first.grad = sum((p.grad for p in others), first.grad) / SHARES
@@ -180,7 +187,7 @@ def train(folder, recipe: dict, options: dict | None = None, checkpoint_minutes=
 
 def validation_set(size: int) -> list[tuple]:
     """(contrast, cells, strain_xx) for the same cells at each contrast."""
-    stiff = torch.from_numpy(rlnlib.generate_cells(HELD_OUT, size, seed=77))
+    stiff = random_cells(HELD_OUT, size, seed=77)
     return [(c, stiff, rlnlib.solve_strain(stiff, c, rtol=1e-4).strain[:, 0]) for c in CONTRASTS]
 
 

@@ -2,6 +2,7 @@
 
 from rlnlib._version import __version__
 from rlnlib.images import load_cell
+from rlnlib.informed import InformedRLN, predict
 from rlnlib.metrics import mase
 from rlnlib.microstructure import generate_cells
 from rlnlib.published import load_published
@@ -12,6 +13,7 @@ from rlnlib.weight_files import load_pretrained
 
 __all__ = [
     "RLN",
+    "InformedRLN",
     "Solution",
     "__version__",
     "effective_stiffness",
@@ -20,6 +22,7 @@ __all__ = [
     "load_pretrained",
     "load_published",
     "mase",
+    "predict",
     "predict_strain",
     "solve_strain",
 ]

@@ -12,11 +12,13 @@ Ritz methods train on the energy.
 from __future__ import annotations
 
 import functools
+import warnings
 
 import torch
 from torch import nn
 
-from rlnlib import _checks, elasticity, green, networks, solvers
+from rlnlib import _checks, certificate, elasticity, green, networks, solvers, voxel_fe
+from rlnlib.solvers import Solution, StoppingRule
 from rlnlib.voxel_fe import VoxelProblem
 
 #: Poisson's ratio of the reference medium whose Green operator each pass sees, whatever the phases are.
@@ -158,10 +160,13 @@ class InformedRLN(nn.Module):
             nn.init.zeros_(last.bias)
 
     def direction(self, number: int, cells: Cells, u: torch.Tensor, dtype=torch.float32) -> torch.Tensor:
-        """The increment of u that pass ``number`` proposes. Shape: (B, 3, N...) -> (B, 3, N...)."""
-        features = cells.features(u)
+        """The increment of u that pass ``number`` proposes; passes beyond the last one take its network.
+
+        Shape: (B, 3, N...) -> (B, 3, N...).
+        """
+        features = cells.features(u).float()
         with torch.autocast(u.device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
-            increment = self.proximals[number % len(self.proximals)](features)
+            increment = self.proximals[min(number, len(self.proximals) - 1)](features)
         increment = increment.to(u)
         return increment - increment.mean((2, 3, 4), keepdim=True)
 
@@ -172,6 +177,20 @@ class InformedRLN(nn.Module):
         iterates = list(solvers.recurrence(fs, torch.zeros_like(cells.problem.rhs)))
         return iterates if return_iterates else iterates[-1]
 
+    @torch.no_grad()
+    def guaranteed(self, cells: Cells, passes: int | None = None, dtype=torch.float32) -> list[torch.Tensor]:
+        """The iterates of passes that each go to the least energy over the learned direction, the preconditioned
+        residual and the last step: see :func:`rlnlib.certificate.least_energy_steps`.
+
+        Each takes two applications of K where a pass of :meth:`forward` takes one. Shape: cells in float64 ->
+        (B, 3, N1, N2, N3) for each pass.
+        """
+        proposals: list = [
+            functools.partial(self.direction, number, cells, dtype=dtype) for number in range(passes or self.passes)
+        ]
+        start = torch.zeros_like(cells.problem.rhs)
+        return list(certificate.least_energy_steps(cells.problem, start, proposals))
+
 
 def energy_loss(iterates: list[torch.Tensor], cells: Cells) -> torch.Tensor:
     """Mean over cells and passes of log W(u_i).
@@ -180,3 +199,142 @@ def energy_loss(iterates: list[torch.Tensor], cells: Cells) -> torch.Tensor:
     logarithm makes cells of all stiffnesses count alike.
     """
     return torch.stack([cells.energy(u).log().mean() for u in iterates]).mean()
+
+
+#: The load that a network was trained on, (axial, shear) = (11, 12), and the two axes whose exchange leads to it, for
+#: each Mandel component 11, 22, 33, 23, 13, 12.
+_TRAINED = ((0, (0, 0)), (0, (0, 1)), (0, (0, 2)), (5, (0, 2)), (5, (1, 2)), (5, (0, 0)))
+#: Voxels predicted together, at most: as for :func:`rlnlib.predict_strain`.
+_BATCH_VOXELS = {"cpu": 3 * 2**15, "cuda": 2**20}
+
+
+def predict(
+    model: InformedRLN,
+    stiff,
+    contrast: float | None = None,
+    poisson: float = 0.3,
+    macroscopic_strain=(1, 0, 0, 0, 0, 0),
+    phases: list[tuple[float, float]] | None = None,
+    rtol: float | None = None,
+    energy_rtol: float | None = None,
+    max_iterations: int = 2000,
+    guaranteed: bool = False,
+    network_dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float64,
+    device=None,
+) -> Solution:
+    """Predict strain and stress of periodic cells, and bound the effective stiffness along the macroscopic strain.
+
+    The network predicts one field for each component of the macroscopic strain that is not zero, turned to the axial
+    or the shear load that it was trained on by an exchange of axes; the fields add up, as the equation is linear.
+
+    Args:
+        model: the network; it is used in evaluation mode and left as it was.
+        stiff, contrast, poisson, macroscopic_strain, phases: as for :func:`rlnlib.solve_strain`.
+        rtol: go on from the prediction by conjugate gradients until ``||f - K u|| <= rtol ||f||``.
+        energy_rtol: go on until the bounds are as close as that, relative to the upper one. One of the two at most.
+        max_iterations: of conjugate gradients.
+        guaranteed: take the passes of :meth:`InformedRLN.guaranteed`.
+        network_dtype: torch.bfloat16 runs the convolutions in reduced precision.
+        dtype: of the answer's fields. All but the network is computed in float64.
+        device: where to compute; by default where the model is.
+
+    Returns:
+        A :class:`~rlnlib.solvers.Solution` with ``displacement`` and ``energy_bounds``. ``iterations`` counts those
+        of conjugate gradients. Without a tolerance, ``converged`` is True only for a cell whose residual is 0.
+
+    Raises:
+        ValueError: for whatever :func:`rlnlib.solve_strain` refuses, or an odd axis that is too short for the network.
+    """
+    phases = _checks.as_phases(contrast, poisson, phases)
+    labels = _checks.as_labels(stiff, len(phases))
+    load = _checks.mandel_vector("macroscopic_strain", macroscopic_strain, batch=len(labels))
+    _checks.floating(dtype)
+    if rtol is not None and energy_rtol is not None:
+        raise ValueError("Give rtol or energy_rtol, and not both.")
+    if energy_rtol is not None:
+        _checks.positive("energy_rtol", energy_rtol)
+    stopping = StoppingRule(1.0 if rtol is None else rtol, max_iterations=max_iterations)
+    home = next(model.parameters()).device
+    device = torch.device(device) if device is not None else home
+    reference = _kept_operator(tuple(labels.shape[1:]), "bbar", *certificate.softest_medium(phases), device=device)
+    voxels, limit = labels[0].numel(), _BATCH_VOXELS.get(device.type, _BATCH_VOXELS["cpu"])
+    workers = torch.get_num_threads() if device.type == "cpu" and voxels <= limit else 1
+
+    @torch.no_grad()  # here, since it holds for one thread
+    def answer(chunk) -> Solution:
+        cells, strain = (part.to(device) for part in chunk)
+        u = _superposed(model, cells, phases, strain, guaranteed, network_dtype)
+        problem = VoxelProblem.from_labels(cells, phases, strain, reference)
+        if rtol is not None:
+            u, statistics = solvers.conjugate_gradient(problem, stopping, start=u)
+        else:
+            u, statistics = _within_bounds(problem, u, strain, energy_rtol, max_iterations)
+        fields = problem.strain(u, strain)
+        stress = problem.stress(fields)
+        bounds = certificate.energy_bounds(problem, u, strain, reference)
+        known = {**vars(statistics), "displacement": u, "energy_bounds": bounds}
+        return Solution(fields, stress, stress.mean((2, 3, 4)), **known).to(dtype)
+
+    was_training = model.training
+    model.eval().to(device)
+    try:
+        size = max(1, limit // voxels)
+        chunks = list(zip(labels.split(size), load.split(size), strict=True))
+        solution = solvers.concatenate(list(voxel_fe.on_cores(answer, chunks, workers)))
+    finally:
+        model.train(was_training).to(home)
+    if rtol is not None:
+        solvers.warn_of_failures(solution, stopping)
+    elif energy_rtol is not None and not bool(solution.converged.all()):
+        failed = torch.nonzero(~solution.converged).flatten().tolist()
+        warnings.warn(
+            f"The bounds of {len(failed)} of {len(labels)} cells, the first of them cell {failed[0]}, are not within "
+            f"energy_rtol={energy_rtol:g} after {max_iterations} iterations: raise max_iterations.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return solution
+
+
+def _superposed(model, labels, phases, strain, guaranteed: bool, network_dtype) -> torch.Tensor:
+    """Sum over the components of the macroscopic strain. Shape: (B, N...), (B, 6) -> (B, 3, N...) float64."""
+    moduli = torch.tensor(phases, dtype=torch.float64, device=labels.device)
+    total = labels.new_zeros((len(labels), 3, *labels.shape[1:]), dtype=torch.float64)
+    for component, (trained, (a, b)) in enumerate(_TRAINED):
+        loaded = torch.nonzero(strain[:, component]).flatten()
+        if not len(loaded):
+            continue
+        turned = moduli[labels[loaded].transpose(1 + a, 1 + b).contiguous()]
+        unit = torch.eye(6, dtype=torch.float64, device=labels.device)[trained].expand(len(loaded), 6)
+        cells = Cells(*turned.unbind(-1), unit, torch.float64 if guaranteed else torch.float32)
+        u = model.guaranteed(cells, dtype=network_dtype)[-1] if guaranteed else model(cells, network_dtype)
+        order = [b if i == a else a if i == b else i for i in range(3)]
+        part = u.double().transpose(2 + a, 2 + b)[:, order] * strain[loaded, component].view(-1, 1, 1, 1, 1)
+        total[loaded] += part
+    return total - total.mean((2, 3, 4), keepdim=True)
+
+
+def _within_bounds(problem: VoxelProblem, u, strain, energy_rtol: float | None, max_iterations: int):
+    """Conjugate gradients until the bounds are close enough, or none at all. Shape: -> u, statistics."""
+    scale = solvers.norm(problem.rhs)
+    scale = torch.where(scale > 0, scale, 1)
+
+    def residual():
+        return solvers.norm(problem.rhs - problem.apply(u)) / scale
+
+    def met():
+        lower, upper = certificate.energy_bounds(problem, u, strain, problem.operator).unbind(1)
+        return upper - lower <= energy_rtol * upper
+
+    history = [residual()]
+    converged, iterations = history[0] == 0, torch.zeros(len(u), dtype=torch.int64, device=u.device)
+    if energy_rtol is not None:
+        steps = certificate.least_energy_steps(problem, u, [None] * max_iterations)
+        converged = met()
+        while not bool(converged.all()) and (following := next(steps, None)) is not None:
+            iterations += ~converged
+            u = torch.where(converged.view(-1, 1, 1, 1, 1), u, following)
+            history.append(torch.where(converged, torch.nan, residual()))
+            converged = met()
+    return u, solvers.Statistics(converged, iterations, torch.stack(history, 1), residual())

@@ -86,6 +86,8 @@ class Solution:
         residuals: ||residual|| / ||rhs|| before each iteration and after the last, (B, I + 1), NaN once a cell has
             stopped.
         residual: The same recomputed at the end, (B,).
+        energy_bounds: Of a prediction, a lower and an upper bound of e : C_eff : e for the macroscopic strain e,
+            (B, 2); else None.
     """
 
     strain: torch.Tensor
@@ -96,6 +98,7 @@ class Solution:
     iterations: torch.Tensor
     residuals: torch.Tensor
     residual: torch.Tensor
+    energy_bounds: torch.Tensor | None = None
 
     def to(self, dtype: torch.dtype) -> Solution:
         """The same with its fields and effective stress in another precision."""

@@ -1,0 +1,117 @@
+r"""||u - u*||_K^2 = r . K^-1 r <= r . K_0^-1 r for K_0 <= K: how far a field is from the solution, without knowing it.
+
+r = f - K u is the residual, and K_0 belongs to a homogeneous medium that is nowhere stiffer than the cell, whose
+inverse is the Green operator. The energy W(u) is above the least one, W*, by half the left side. So the effective
+stiffness along the macroscopic strain e lies between two known numbers, whoever proposed u:
+
+    2 W(u) - r . K_0^-1 r  <=  2 W* = e : C_eff : e  <=  2 W(u)   (per volume)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from rlnlib import elasticity, green, solvers
+from rlnlib.voxel_fe import VoxelProblem
+
+
+def softest_medium(phases) -> tuple[float, float]:
+    """(young, poisson) of the medium with the smallest bulk and the smallest shear modulus among the phases: the
+    stiffest isotropic one that none of them is softer than."""
+    lame = [elasticity.lame_parameters(*phase) for phase in phases]
+    bulk, shear = min(lam + 2 * mu / 3 for lam, mu in lame), min(mu for _, mu in lame)
+    return 9 * bulk * shear / (3 * bulk + shear), (3 * bulk - 2 * shear) / (2 * (3 * bulk + shear))
+
+
+def energy_bounds(
+    problem: VoxelProblem, u: torch.Tensor, macroscopic_strain: torch.Tensor, reference: green.GreenOperator
+) -> torch.Tensor:
+    """Bounds of e : C_eff : e, from one application of K and one of the Green operator.
+
+    Args:
+        problem: K and f of the cells, in float64 for bounds that rounding does not move.
+        u: any periodic displacement, (B, 3, N1, N2, N3).
+        macroscopic_strain: e, (B, 6), Mandel.
+        reference: Green operator of any isotropic medium; it is scaled by the largest factor for which no voxel is
+            softer. The tightest is that of :func:`softest_medium`.
+
+    Returns:
+        Lower and upper bound, (B, 2), in the unit of the moduli times that of the strain squared.
+    """
+    image = problem.apply(u)
+    residual, voxels = problem.rhs - image, u[0, 0].numel()
+    error = solvers.inner(residual, reference.displacement(residual)) / _factor(problem, reference) / voxels
+    strain = macroscopic_strain.to(u)
+    uniform = strain.view(-1, 6, 1, 1, 1).expand(-1, -1, *u.shape[2:])
+    mean = solvers.inner(problem.stress(uniform), uniform) / voxels
+    upper = mean + solvers.inner(u, image - 2 * problem.rhs) / voxels
+    return torch.stack([upper - error, upper], 1)
+
+
+def _factor(problem: VoxelProblem, reference: green.GreenOperator) -> torch.Tensor:
+    """The largest s of each cell with s C_reference <= C in every voxel. Shape: -> (B,)."""
+    lam, mu = (
+        torch.einsum("p,bp...->b...", parameter.to(problem.moduli), problem.moduli)
+        for parameter in (problem.unit_stiffness[:, 0, 1], problem.unit_stiffness[:, 3, 3] / 2)
+    )
+    reference_lam, reference_mu = reference.lame
+    bulk_ratio = (lam + 2 * mu / 3) / (reference_lam + 2 * reference_mu / 3)
+    return torch.minimum(bulk_ratio, mu / reference_mu).flatten(1).amin(1)
+
+
+#: Proposes a direction from the iterate.
+Proposal = Callable[[torch.Tensor], torch.Tensor]
+
+
+def least_energy_steps(
+    problem: VoxelProblem, u: torch.Tensor, proposals: list[Proposal | None]
+) -> Iterator[torch.Tensor]:
+    """Each pass goes to the least energy over the preconditioned residual, the last step and a proposed direction.
+
+    Without proposals these are conjugate gradients in their locally optimal form. With any proposal, however bad, the
+    energy after a pass is at most what the pass of conjugate gradients would have reached from the same iterate and
+    last step; so it converges at least as steepest descent does. A proposal costs one more application of K.
+
+    Args:
+        problem: K and f, in float64.
+        u: the start, (B, 3, N1, N2, N3).
+        proposals: one for each pass, None for none. What is not finite in a proposal counts as zero.
+
+    Yields:
+        The iterate after each pass, (B, 3, N1, N2, N3).
+    """
+    residual = problem.rhs - problem.apply(u)
+    step = image = None
+    for propose in proposals:
+        directions = [problem.precondition(residual)]
+        if propose is not None:
+            proposed = propose(u).detach().to(u)
+            largest = proposed.abs().amax((1, 2, 3, 4), keepdim=True)
+            usable = torch.isfinite(largest) & (largest > 0)
+            directions.append(torch.where(usable, proposed / torch.where(usable, largest, 1), 0))
+        images = [problem.apply(direction.contiguous()) for direction in directions]
+        if step is not None and image is not None:
+            directions.append(step)
+            images.append(image)
+        gram = torch.stack([torch.stack([solvers.inner(d, k) for k in images], -1) for d in directions], -2)
+        slope = torch.stack([solvers.inner(d, residual) for d in directions], -1)
+        weights = _minimizer(gram, slope)  # (B, directions)
+        parts = [weights[:, n].view(-1, 1, 1, 1, 1) for n in range(len(directions))]
+        step = sum((w * d for w, d in zip(parts, directions, strict=True)), torch.zeros_like(u))
+        image = sum((w * k for w, k in zip(parts, images, strict=True)), torch.zeros_like(u))
+        u, residual = u + step, residual - image
+        yield u
+
+
+def _minimizer(gram: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    """a with the least a . G a / 2 - b . a; directions that depend on each other share their part.
+
+    Shape: (B, D, D), (B, D) -> (B, D).
+    """
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    scale = torch.where(diagonal > 0, diagonal, 1).rsqrt()
+    scaled = scale[..., None] * ((gram + gram.mT) / 2) * scale[..., None, :]
+    inverse = torch.linalg.pinv(scaled, rtol=1e-10, hermitian=True)
+    return scale * (inverse @ (scale * slope)[..., None])[..., 0]

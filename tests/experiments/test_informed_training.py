@@ -1,0 +1,89 @@
+"""The label-free training: resumed bit for bit, unharmed by a signal, and learning."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import informed as experiment
+import pytest
+import torch
+
+TINY = {
+    **experiment.RECIPE,
+    **{"steps": 6, "batch_size": 4, "size": 6, "cells": 32, "warm_up": 2, "validate_every": 0},
+}
+NETWORK = {"passes": 1, "proximal": "three-layer"}
+
+
+def test_a_run_that_was_cut_off_ends_with_the_same_weights_bit_for_bit(tmp_path):
+    whole = experiment.train(tmp_path / "whole", TINY, NETWORK).state_dict()
+    assert experiment.read_checkpoint(tmp_path / "whole" / "checkpoint.pt")["state"]["step"] == 6
+    for until in (1, 4, None):
+        parts = experiment.train(tmp_path / "parts", TINY, NETWORK, until=until).state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in parts.items())
+    other = experiment.train(tmp_path / "other", {**TINY, "seed": 1}, NETWORK).state_dict()
+    assert not all(torch.equal(value, whole[name]) for name, value in other.items())
+
+
+def test_one_thread_of_torch_gives_the_same_weights_as_two(tmp_path):
+    threads = torch.get_num_threads()
+    try:
+        models = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            models.append(experiment.train(tmp_path / str(count), TINY, NETWORK).state_dict())
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+
+
+def test_a_termination_signal_leaves_a_checkpoint_that_goes_on(tmp_path):
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    started = time.monotonic()
+    experiment.train(tmp_path, {**TINY, "steps": 10**6}, NETWORK)
+    assert time.monotonic() - started < 60
+    step = experiment.read_checkpoint(tmp_path / "checkpoint.pt")["state"]["step"]
+    experiment.train(tmp_path, {**TINY, "steps": step + 1}, NETWORK)
+    state = experiment.read_checkpoint(tmp_path / "checkpoint.pt")["state"]
+    assert state["step"] == step + 1 and state["ends"] == [[0, 10**6], [step, step + 1]]
+
+
+def test_a_damaged_checkpoint_or_another_recipe_is_refused(tmp_path):
+    experiment.train(tmp_path, TINY, NETWORK, until=1)
+    with pytest.raises(OSError, match="another recipe"):
+        experiment.train(tmp_path, {**TINY, "seed": 3}, NETWORK)
+    path = tmp_path / "checkpoint.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="damaged"):
+        experiment.train(tmp_path, TINY, NETWORK)
+
+
+def test_a_few_steps_lower_the_error_without_a_label(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "HELD_OUT", 8)
+    monkeypatch.setattr(experiment, "CONTRASTS", (10.0,))
+    recipe = {**TINY, "steps": 60, "batch_size": 8, "validate_every": 30, "learning_rate": 5e-3}
+    experiment.train(tmp_path, recipe, {"passes": 2, "proximal": "three-layer"})
+    history = json.loads((tmp_path / "history.json").read_text())
+    (_, stiff, truth), *_ = experiment.validation_set(6)
+    untrained = float((truth - 1).abs().flatten(1).mean(1).mean()) * 100
+    assert [row["step"] for row in history] == [30, 60]
+    assert history[-1]["mase_10"] < 0.7 * untrained
+
+
+def test_a_batch_has_the_contrasts_phases_ratios_and_loads_that_the_recipe_says():
+    cells = torch.rand(8, 4, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5
+    recipe = {**experiment.RECIPE, "batch_size": 1000, "size": 4}
+    batch = experiment.draw(cells, recipe, 0)
+    lam, mu = batch.problem.moduli.unbind(1)
+    axial = (batch.macroscopic_strain[:, 0] == 1).float().mean()
+    poisson = (lam / (2 * (lam + mu))).flatten(1)
+    common = ((poisson - 0.3).abs().amax(1) < 1e-5).float().mean()
+    phases = torch.tensor([len(voxels.unique()) for voxels in lam.flatten(1)])
+    contrast = (2 * mu * (1 + poisson.view_as(mu))).flatten(1).amax(1)
+    assert abs(axial - 0.75) < 0.08 and abs(common - 0.85) < 0.08
+    assert abs((phases > 2).float().mean() - 0.15) < 0.08 and int(phases.max()) == 4
+    assert 1 <= contrast.min() < 1.2 and 200 < contrast.max() <= 300.01

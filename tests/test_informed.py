@@ -1,0 +1,245 @@
+"""The network that is told the equation: what holds exactly, its energy loss, and prediction."""
+
+import pytest
+import torch
+
+import rlnlib
+from rlnlib import certificate, informed, solvers
+
+AXIAL = torch.tensor([[1.0, 0, 0, 0, 0, 0]], dtype=torch.float64)
+
+
+def random_network(seed=0, size=0.05, **options) -> informed.InformedRLN:
+    """With last convolutions that are not zero, so that each pass changes the field."""
+    torch.manual_seed(seed)
+    model = informed.InformedRLN(**options)
+    for network in model.proximals:
+        last = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv3d)][-1]
+        torch.nn.init.normal_(last.weight, std=size)
+    return model.eval()
+
+
+def random_cells(shape=(2, 6, 4, 8), seed=0, dtype=torch.float32, load=None, contrast=50.0) -> informed.Cells:
+    g = torch.Generator().manual_seed(seed)
+    young = contrast ** torch.rand(shape, generator=g, dtype=torch.float64)
+    poisson = 0.45 * torch.rand(shape, generator=g, dtype=torch.float64)
+    load = torch.randn(shape[0], 6, generator=g, dtype=torch.float64) if load is None else load
+    return informed.Cells(young, poisson, load, dtype)
+
+
+def labels(shape=(2, 6, 4, 8), phases=3, seed=0) -> torch.Tensor:
+    return torch.randint(0, phases, shape, generator=torch.Generator().manual_seed(seed))
+
+
+PHASES = [(1.0, 0.3), (20.0, 0.2), (0.1, 0.4)]
+
+
+def test_the_untrained_network_answers_with_the_macroscopic_strain():
+    solution = rlnlib.predict(informed.InformedRLN(), labels(), phases=PHASES)
+    assert float((solution.strain - AXIAL.view(1, 6, 1, 1, 1)).abs().max()) < 1e-14
+
+
+def test_gradient_of_energy_and_strain_against_finite_differences():
+    cells = random_cells((2, 4, 6, 5), dtype=torch.float64)
+    g = torch.Generator().manual_seed(1)
+    u = torch.randn(cells.problem.rhs.shape, generator=g, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda u: (cells.energy(u), cells.strain(u)), u)
+
+
+def test_the_energy_is_that_of_strain_and_stress_and_least_for_the_solution():
+    # At the voxel means, so without the part that varies within a voxel: that of a uniform strain has none.
+    cells = random_cells(dtype=torch.float64)
+    zero = torch.zeros_like(cells.problem.rhs)
+    strain = cells.strain(zero)
+    assert torch.allclose(cells.energy(zero), (strain * cells.problem.stress(strain)).sum(1).mean((1, 2, 3)) / 2)
+    u, _ = solvers.conjugate_gradient(cells.problem, solvers.StoppingRule(1e-10))
+    g = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        assert bool((cells.energy(u) < cells.energy(u + 1e-3 * torch.randn(u.shape, generator=g))).all())
+
+
+@pytest.mark.parametrize("guaranteed", [False, True])
+def test_moduli_and_strains_scale_exactly(guaranteed):
+    model, cell, load = random_network(passes=2), labels(), torch.tensor([1.0, 0.5, 0, 0, -2, 0])
+    one = rlnlib.predict(model, cell, phases=PHASES, macroscopic_strain=load, guaranteed=guaranteed)
+    stiffer = [(1024 * young, nu) for young, nu in PHASES]
+    other = rlnlib.predict(model, cell, phases=stiffer, macroscopic_strain=load / 8, guaranteed=guaranteed)
+    # Powers of two change no bit.
+    assert torch.equal(one.strain, 8 * other.strain)
+    assert torch.allclose(128 * one.stress, other.stress, rtol=1e-13, atol=0)
+    assert torch.allclose(16 * one.energy_bounds, other.energy_bounds, rtol=1e-12)
+    odd = [(3e9 * young, nu) for young, nu in PHASES]
+    third = rlnlib.predict(model, cell, phases=odd, macroscopic_strain=load, guaranteed=guaranteed)
+    assert float((third.strain - one.strain).abs().max()) < 1e-4 * float(one.strain.abs().max())
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 6, 6), (1, 5, 7, 5), (2, 8, 5, 6), (1, 2, 4, 6)])
+def test_strain_is_compatible_and_has_its_mean_whatever_the_weights_are(shape):
+    load = torch.tensor([0.3, -1, 0.2, 0.7, 0, 1.1], dtype=torch.float64)
+    model = random_network(passes=2, size=1.0)
+    solution = rlnlib.predict(model, labels(shape), phases=PHASES, macroscopic_strain=load)
+    assert solution.displacement.shape == (shape[0], 3, *shape[1:])
+    assert float((solution.strain.mean((2, 3, 4)) - load).abs().max()) < 1e-12
+    assert float(solution.displacement.mean((2, 3, 4)).abs().max()) < 1e-12 * float(solution.displacement.abs().max())
+    assert float((solution.strain - load.view(1, 6, 1, 1, 1)).abs().max()) > 0.1  # there is something to check
+    # Compatible: the strain of a displacement. Its part along the normal of each face, du_x/dx and so on, adds up to
+    # its mean along every line of voxels that is averaged over the transverse plane.
+    mean = solution.strain[:, 0].mean((2, 3))
+    recovered = solution.displacement[:, 0].roll(-1, 1).mean((2, 3)) - solution.displacement[:, 0].mean((2, 3))
+    assert torch.allclose(mean, load[0] + recovered, atol=1e-10)
+
+
+def test_shifts_by_an_even_number_of_voxels_commute_and_odd_ones_do_not():
+    model, cell = random_network(passes=2, size=0.5), labels((1, 6, 8, 4))
+    here = rlnlib.predict(model, cell, phases=PHASES).strain
+    there = rlnlib.predict(model, cell.roll((2, -4, 2), (1, 2, 3)), phases=PHASES).strain
+    change = float((here - AXIAL.view(1, 6, 1, 1, 1)).abs().max())
+    assert float((there - here.roll((2, -4, 2), (2, 3, 4))).abs().max()) < 1e-4 * change
+    odd = rlnlib.predict(model, cell.roll(1, 1), phases=PHASES).strain
+    assert float((odd - here.roll(1, 2)).abs().max()) > 1e-3 * change
+
+
+def test_loads_add_up_and_turn_with_the_axes():
+    model, cell = random_network(passes=2), labels((1, 6, 4, 8))
+    unit = [rlnlib.predict(model, cell, phases=PHASES, macroscopic_strain=e).strain for e in torch.eye(6)]
+    load = torch.tensor([0.3, -1, 0.2, 0.7, 0, 1.1], dtype=torch.float64)
+    whole = rlnlib.predict(model, cell, phases=PHASES, macroscopic_strain=load).strain
+    assert torch.allclose(whole, sum(x * e for x, e in zip(load, unit, strict=True)), atol=1e-12)
+    turned = rlnlib.predict(model, cell.transpose(1, 2), phases=PHASES).strain  # x and y exchanged
+    assert torch.allclose(turned[:, 0], unit[1][:, 1].transpose(1, 2), atol=1e-12)
+    turned = rlnlib.predict(model, cell.transpose(1, 3), phases=PHASES, macroscopic_strain=torch.eye(6)[5]).strain
+    assert torch.allclose(turned[:, 5], unit[3][:, 3].transpose(1, 3), atol=1e-12)
+
+
+def test_each_cell_is_predicted_as_if_it_were_alone():
+    model, cell = random_network(passes=2), labels((3, 6, 6, 6))
+    together = rlnlib.predict(model, cell, phases=PHASES)
+    alone = rlnlib.predict(model, cell[1], phases=PHASES)
+    assert torch.allclose(together.strain[1], alone.strain[0], atol=1e-5)
+    assert torch.allclose(together.energy_bounds[1], alone.energy_bounds[0], rtol=1e-5)
+
+
+def test_prediction_goes_on_to_the_solution():
+    cell, load = labels((2, 6, 6, 6)), torch.tensor([1.0, 0, 0, 0, 0, 0.5])
+    truth = rlnlib.solve_strain(cell, phases=PHASES, macroscopic_strain=load, rtol=1e-11)
+    model = random_network()
+    solved = rlnlib.predict(model, cell, phases=PHASES, macroscopic_strain=load, rtol=1e-9)
+    assert bool(solved.converged.all()) and float((solved.strain - truth.strain).abs().max()) < 1e-7
+    energy = truth.effective_stress @ load.double()
+    near = rlnlib.predict(model, cell, phases=PHASES, macroscopic_strain=load, energy_rtol=1e-3)
+    lower, upper = near.energy_bounds.unbind(1)
+    assert bool(near.converged.all()) and bool((upper - lower <= 1e-3 * upper).all())
+    assert bool((lower <= energy).all()) and bool((energy <= upper).all())
+    assert 0 < int(near.iterations.max()) < int(solved.iterations.min())
+    with pytest.warns(RuntimeWarning, match="max_iterations"):
+        short = rlnlib.predict(model, cell, phases=PHASES, energy_rtol=1e-9, max_iterations=2)
+    assert not bool(short.converged.any())
+
+
+def test_a_homogeneous_cell_and_no_strain_have_exact_answers():
+    model = random_network()
+    solution = rlnlib.predict(model, torch.zeros(1, 4, 4, 4, dtype=torch.int64), 10.0, macroscopic_strain=[0] * 6)
+    assert float(solution.strain.abs().max()) == 0 and bool(solution.converged.all())
+    cells = informed.Cells(torch.ones(1, 4, 4, 4), torch.full((1, 4, 4, 4), 0.3), AXIAL)
+    assert float(cells.problem.rhs.abs().max()) == 0
+
+
+def test_bfloat16_and_float32_predict_nearly_alike():
+    model, cell = random_network(passes=2), labels((2, 6, 6, 6))
+    full = rlnlib.predict(model, cell, phases=PHASES)
+    reduced = rlnlib.predict(model, cell, phases=PHASES, network_dtype=torch.bfloat16)
+    change = (full.strain - AXIAL.view(1, 6, 1, 1, 1)).norm()
+    assert 0 < float((reduced.strain - full.strain).norm()) < 0.05 * float(change)
+
+
+def test_wrong_arguments_are_refused():
+    model, cell = informed.InformedRLN(passes=1), labels(phases=2)
+    with pytest.raises(ValueError, match="not both"):
+        rlnlib.predict(model, cell, 10.0, rtol=1e-3, energy_rtol=1e-3)
+    with pytest.raises(ValueError, match="energy_rtol"):
+        rlnlib.predict(model, cell, 10.0, energy_rtol=-1.0)
+    with pytest.raises(ValueError, match="proximal"):
+        informed.InformedRLN(proximal="unknown")
+
+
+def test_the_certificate_holds_for_any_field_and_tightens_with_the_iterations():
+    g = torch.Generator().manual_seed(5)
+    for seed in range(6):
+        cell = labels((40, 4, 6, 4), seed=seed)
+        phases = [(float(100 ** torch.rand((), generator=g)), float(0.45 * torch.rand((), generator=g)))] * (seed % 2)
+        phases += [
+            (float(100 ** torch.rand((), generator=g)), float(0.6 * torch.rand((), generator=g) - 0.15))
+            for _ in range(3 - len(phases))
+        ]
+        load = torch.randn(6, generator=g, dtype=torch.float64)
+        energy = rlnlib.solve_strain(cell, phases=phases, macroscopic_strain=load, rtol=1e-10).effective_stress @ load
+        widths = []
+        for tolerance in (None, 1e-1, 1e-4):
+            model = random_network(seed, passes=1, size=0.02 * seed)
+            solution = rlnlib.predict(model, cell, phases=phases, macroscopic_strain=load, rtol=tolerance)
+            lower, upper = solution.energy_bounds.unbind(1)
+            rounding = 1e-9 * energy
+            assert bool((lower <= energy + rounding).all()) and bool((energy <= upper + rounding).all())
+            widths.append(((upper - lower) / energy).max())
+        assert widths[2] < 1e-5 and widths[2] < widths[1] < widths[0]
+
+
+def test_the_certificate_fails_for_a_medium_that_is_too_stiff():
+    """So the bound is no mere slackness: the same with the stiffest phase excludes the truth."""
+    cell, phases = labels((20, 6, 6, 6), phases=2), [(1.0, 0.3), (50.0, 0.3)]
+    truth = rlnlib.solve_strain(cell, phases=phases, rtol=1e-10)
+    solution = rlnlib.predict(informed.InformedRLN(), cell, phases=phases)
+    lower, upper = solution.energy_bounds.unbind(1)
+    wrong = upper - (upper - lower) / 50
+    assert bool((wrong > truth.effective_stress[:, 0]).any())
+
+
+@pytest.mark.parametrize("hostile", ["random", "huge", "uphill", "nan", "repeated"])
+def test_a_pass_with_a_guarantee_is_never_worse_than_one_of_conjugate_gradients(hostile):
+    cells = random_cells((3, 6, 4, 6), dtype=torch.float64, contrast=300.0)
+    problem, model = cells.problem, random_network(passes=6, size=1.0)
+    proposals = {
+        "random": lambda number: lambda u: model.direction(number, cells, u),
+        "huge": lambda number: lambda u: 1e30 * model.direction(number, cells, u),
+        "uphill": lambda number: lambda u: -problem.precondition(problem.rhs - problem.apply(u)),
+        "nan": lambda number: lambda u: torch.full_like(u, torch.nan),
+        "repeated": lambda number: lambda u: 1e-20 * problem.rhs,
+    }[hostile]
+    u = torch.zeros_like(problem.rhs)
+    steps = list(certificate.least_energy_steps(problem, u, [proposals(number) for number in range(6)]))
+    before = [u, u, *steps]
+    for number, after in enumerate(steps):
+        # A pass of conjugate gradients: the least energy over preconditioned residual and last step.
+        here, step = before[number + 1], before[number + 1] - before[number]
+        z = problem.precondition(problem.rhs - problem.apply(here))
+        alone = _least(problem, here, [z, step] if number else [z])
+        excess = cells.energy(after) - cells.energy(alone)
+        assert float((excess / cells.energy(alone)).max()) < 1e-9
+    assert bool((cells.energy(steps[-1]) < cells.energy(u)).all())
+
+
+def _least(problem, u, directions):
+    gram = torch.stack(
+        [torch.stack([solvers.inner(d, problem.apply(e)) for e in directions], -1) for d in directions], -2
+    )
+    slope = torch.stack([solvers.inner(d, problem.rhs - problem.apply(u)) for d in directions], -1)
+    weights = torch.linalg.lstsq(gram, slope[..., None]).solution[..., 0]
+    return u + sum(weights[:, n].view(-1, 1, 1, 1, 1) * d for n, d in enumerate(directions))
+
+
+def test_steps_of_least_energy_without_proposals_are_conjugate_gradients():
+    cells = random_cells((2, 6, 6, 4), dtype=torch.float64)
+    start = torch.zeros_like(cells.problem.rhs)
+    steps = list(certificate.least_energy_steps(cells.problem, start, [None] * 5))
+    u, _ = solvers.conjugate_gradient(cells.problem, solvers.StoppingRule(1e-15, max_iterations=5))
+    assert torch.allclose(steps[-1], u, atol=1e-9 * float(u.abs().max()))
+
+
+def test_conjugate_gradients_go_on_from_a_start():
+    cells = random_cells((2, 6, 6, 4), dtype=torch.float64)
+    u, whole = solvers.conjugate_gradient(cells.problem, solvers.StoppingRule(1e-10))
+    again, none = solvers.conjugate_gradient(cells.problem, solvers.StoppingRule(1e-9), start=u)
+    assert torch.equal(again, u) and int(none.iterations.max()) == 0
+    near, few = solvers.conjugate_gradient(cells.problem, solvers.StoppingRule(1e-10), start=u * (1 + 1e-5))
+    assert torch.allclose(near, u, atol=1e-8 * float(u.abs().max()))
+    assert bool((few.iterations < whole.iterations).all())
