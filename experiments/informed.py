@@ -1,12 +1,8 @@
 """Does one network, trained without a solution, serve every contrast, load, phase and size?
 
-    python experiments/informed.py train --folder runs/informed
-    python experiments/informed.py score --folder runs/informed --out data/results/informed.json
+    python experiments/informed.py --files paper-10.h5 paper-50.h5 --out data/results/informed.json
 
-The training needs no label: random cells of 16^3, random contrasts from 1 to 300, mostly two phases and a Poisson ratio
-of 0.3, some of three and four phases or with random Poisson ratios; three quarters of the loads axial (x), the others a
-shear (12). Every other load follows by exchange of axes and superposition. The loss is the logarithm of the energy.
-What is drawn depends on (seed, step) alone, so a run that was killed and resumed ends with the same weights.
+Scores the shipped network of ``experiments/train_informed.py`` on cells that it has not seen. The solver is the truth.
 
 Fixed on 2026-11-26, before the first result: the aim is a MASE of strain_xx, under an axial load and with a Poisson
 ratio of 0.3, of at most 0.40 % at contrast 10 and 2.0 % at contrast 50, on fresh cells of 16^3, and on cells of 31^3
@@ -15,230 +11,250 @@ without any training at that size. Met where the mean over the test cells is bel
 
 from __future__ import annotations
 
-import argparse
-import copy
-import functools
-import io
-import json
 import math
-import os
-import signal
 import time
-import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 
 import rlnlib
-from rlnlib import informed, training
-from rlnlib._files import write_atomically
+from rlnlib import certificate, dataset, informed, solvers, weight_files
+from rlnlib.provenance import parse, significant, write_record
 
-AXIAL = torch.tensor([1.0, 0, 0, 0, 0, 0], dtype=torch.float64)
-SHEAR = torch.tensor([0, 0, 0, 0, 0, 1.0], dtype=torch.float64)
-#: Parts of a batch, each computed by one thread with weights of its own: threads wait for each other once a step, and
-#: the sums come in one order however many threads there are.
-SHARES = 2
-#: Of the validation: contrasts, cells of each.
-CONTRASTS, HELD_OUT = (10.0, 50.0, 100.0), 24
-
-RECIPE = {
-    "steps": 5000,
-    "batch_size": 8,
-    "size": 16,
-    "cells": 16384,
-    "learning_rate": 2e-3,
-    "warm_up": 50,
-    "clip": 1.0,
-    "largest_contrast": 300.0,
-    "axial": 0.75,
-    "many_phases": 0.15,
-    "random_poisson": 0.15,
-    "validate_every": 250,
-    "seed": 0,
+LOADS = {
+    "11": (1, 0, 0, 0, 0, 0),
+    "22": (0, 1, 0, 0, 0, 0),
+    "12": (0, 0, 0, 0, 0, 1),
+    "23": (0, 0, 0, 1, 0, 0),
+    "all six": (0.5, -0.3, 0.2, 0.4, -0.6, 0.3),
 }
+PHASES = {
+    "three, 1 : 10 : 100": [(1.0, 0.3), (10.0, 0.3), (100.0, 0.3)],
+    "four, 1 : 5 : 25 : 125": [(1.0, 0.3), (5.0, 0.3), (25.0, 0.3), (125.0, 0.3)],
+    "two, 1 : 10, Poisson 0.15 and 0.4": [(1.0, 0.15), (10.0, 0.4)],
+    "two, 1 : 50, Poisson 0.4 and 0.2": [(1.0, 0.4), (50.0, 0.2)],
+}
+SHOWN = "mase", "strain_error", "stiffness_error", "bound_width"
 
 
-def random_cells(count: int, size: int, seed: int) -> torch.Tensor:
-    """The paper's kind of cells. Shape: -> (count, size, size, size) bool."""
-    return torch.from_numpy(rlnlib.generate_cells(count, size, grain_size=(1, min(10, size)), seed=seed))
+def compare(model, stiff, load=LOADS["11"], **material) -> dict[str, torch.Tensor]:
+    """Errors of a prediction by cell, in percent; "mase" is that of the first loaded component."""
+    load = torch.tensor(load, dtype=torch.float64)
+    truth = rlnlib.solve_strain(stiff, macroscopic_strain=load, rtol=1e-6, **material)
+    return errors(rlnlib.predict(model, stiff, macroscopic_strain=load, **material), truth, load)
 
 
-def draw(cells: torch.Tensor, recipe: dict, step: int, share: int = 0) -> informed.Cells:
-    """A share of a step's batch: random cells, shifts, mirrors, exchanges of axes, phases, contrasts and loads.
+def errors(found: rlnlib.Solution, truth: rlnlib.Solution, load: torch.Tensor) -> dict[str, torch.Tensor]:
+    """By cell, in percent: MASE of the first loaded component, rms error of the strain tensor over the macroscopic
+    strain, and, relative to e : C_eff : e, the error of the upper bound and the width of the bounds."""
+    component = int(torch.nonzero(load)[0])
+    energy = truth.effective_stress @ load
+    lower, upper = found.energy_bounds.unbind(1)
+    difference = (found.strain - truth.strain).square().sum(1).mean((1, 2, 3)).sqrt()
+    return {
+        "mase": rlnlib.mase(found.strain[:, component] / load[component], truth.strain[:, component] / load[component]),
+        "strain_error": 100 * difference / load.norm(),
+        "stiffness_error": 100 * (upper / energy - 1),
+        "bound_width": 100 * (upper - lower) / energy,
+        "violations": ((lower > energy * (1 + 1e-9)) | (upper < energy * (1 - 1e-9))).double(),
+    }
 
-    Shape: cells (n, N, N, N) bool.
+
+def summary(values: torch.Tensor) -> dict[str, float]:
+    """Mean, deviation, standard error of the mean and largest value over the cells."""
+    deviation = float(values.std()) if len(values) > 1 else 0.0
+    found = {"mean": float(values.mean()), "deviation": deviation, "standard_error": deviation / math.sqrt(len(values))}
+    return {name: significant(value) for name, value in {**found, "largest": float(values.max())}.items()}
+
+
+def summaries(by_cell: dict[str, torch.Tensor]) -> dict:
+    return {"cells": len(by_cell["mase"]), **{name: summary(by_cell[name]) for name in SHOWN}}
+
+
+def many_phases(count: int, size: int, phases: int, seed: int) -> torch.Tensor:
+    """Cells of three or four phases, from two independent cells of two. Shape: -> (count, size, size, size) int64."""
+    grain_size = (1, min(10, size))
+    first, second = (
+        torch.from_numpy(rlnlib.generate_cells(count, size, grain_size, seed=seed + i)).long() for i in range(2)
+    )
+    return first + 2 * second if phases == 4 else torch.where(first == 1, 1, 2 * second)
+
+
+def shapes(size: int) -> dict[str, torch.Tensor]:
+    """One cell each of what an engineer draws."""
+    axis = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+    x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
+    radius = 0.3 * size
+    return {
+        "sphere, stiff": x * x + y * y + z * z < radius**2,
+        "sphere, soft": x * x + y * y + z * z >= radius**2,
+        "fibre along the load": y * y + z * z < radius**2,
+        "fibre across the load": x * x + y * y < radius**2,
+        "laminate across the load": x < 0,
+        "laminate along the load": y < 0,
+        "oblique laminate": torch.remainder(x + y, size) < size / 2,
+    }
+
+
+@torch.no_grad()
+def by_application(model, stiff, contrast: float, iterations: int) -> dict:
+    """Mean errors after each pass of the network, of its guaranteed variant, and of conjugate gradients.
+
+    A pass of the network takes one application of K and one of the Green operator, as an iteration of conjugate
+    gradients does; one of the guaranteed variant takes two of K.
     """
-    g = torch.Generator().manual_seed(((recipe["seed"] + 1) * 1_000_003 + step) * SHARES + share)
-    young, poisson, strain = [], [], []
-    for _ in range(recipe["batch_size"] // SHARES):
-        chance = torch.rand(4, generator=g).tolist()
-        first, second = (_moved(cells[int(torch.randint(len(cells), (), generator=g))], g).long() for _ in range(2))
-        phases = 2 if chance[0] >= recipe["many_phases"] else 3 + int(chance[1] < 0.5)
-        # Four phases where two cells overlap; three where the first hides the second.
-        labels = first if phases == 2 else first + 2 * second if phases == 4 else first + second * (1 - first) * 2
-        contrast = recipe["largest_contrast"] ** torch.rand((), generator=g, dtype=torch.float64)
-        rank = torch.rand(phases, generator=g, dtype=torch.float64)
-        rank[:2] = torch.tensor([0.0, 1.0])
-        ratios = torch.full((phases,), informed.REFERENCE_POISSON, dtype=torch.float64)
-        if chance[2] < recipe["random_poisson"]:
-            ratios = 0.45 * torch.rand(phases, generator=g, dtype=torch.float64)
-        young.append((contrast**rank)[labels])
-        poisson.append(ratios[labels])
-        strain.append(AXIAL if chance[3] < recipe["axial"] else SHEAR)
-    return informed.Cells(torch.stack(young), torch.stack(poisson), torch.stack(strain))
+    load = torch.tensor(LOADS["11"], dtype=torch.float64)
+    truth = rlnlib.solve_strain(stiff, contrast, rtol=1e-6)
+    young = torch.where(stiff, contrast, 1.0).double()
+    loads = load.expand(len(stiff), 6)
+    cells = informed.Cells(young, torch.full_like(young, 0.3), loads, torch.float64)
+    single = informed.Cells(young, torch.full_like(young, 0.3), loads)
+    start = torch.zeros_like(cells.problem.rhs)
+    ways = {
+        "network": [u.double() for u in model(single, return_iterates=True)],
+        "guaranteed": model.guaranteed(cells, iterations),
+        "conjugate_gradient": certificate.least_energy_steps(cells.problem, start, [None] * iterations),
+    }
+    energy = truth.effective_stress[:, 0]
+    table: dict = {}
+    for name, iterates in ways.items():
+        rows = [
+            (rlnlib.mase(cells.strain(u)[:, 0], truth.strain[:, 0]).mean(), 100 * (2 * cells.energy(u) / energy - 1))
+            for u in iterates
+        ]
+        table[name] = {
+            "mase": [significant(float(mase)) for mase, _ in rows],
+            "stiffness_error": [significant(float(error.mean())) for _, error in rows],
+        }
+    return table
 
 
-def _gradient(cells, recipe: dict, step: int, dtype, model, share: int) -> float:
-    """The loss of a share of the batch; its gradient is left in the model."""
-    batch = draw(cells, recipe, step, share)
-    model.zero_grad()
-    loss = informed.energy_loss(model(batch, dtype, return_iterates=True), batch)
-    loss.backward()
-    return float(loss.detach())
+def start_saves(model, stiff, contrast: float, tolerances) -> dict:
+    """Mean iterations of conjugate gradients from zero and from the prediction."""
+    table = {}
+    for rtol in tolerances:
+        zero = rlnlib.solve_strain(stiff, contrast, rtol=rtol).iterations.double().mean()
+        start = rlnlib.predict(model, stiff, contrast, rtol=rtol).iterations.double().mean()
+        table[f"{rtol:g}"] = {"from zero": round(float(zero), 2), "from the prediction": round(float(start), 2)}
+    return table
 
 
-def _moved(cell: torch.Tensor, g: torch.Generator) -> torch.Tensor:
-    """A random symmetry copy. Without labels to turn along, every one is a cell as good as the original."""
-    axes = torch.randperm(3, generator=g).tolist()
-    mirrors = [axis for axis in range(3) if torch.rand((), generator=g) < 0.5]
-    shifts = torch.randint(0, cell.shape[0], (3,), generator=g).tolist()
-    return cell.permute(axes).flip(mirrors).roll(shifts, (0, 1, 2))
+def seconds(model, size: int, contrast: float = 50.0, cells: int = 4) -> dict[str, float]:
+    """Processor seconds of one thread for a cell: a pass of the network, and an iteration of conjugate gradients."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        stiff = rlnlib.generate_cells(cells, size, seed=4)
+        young = torch.where(torch.from_numpy(stiff), contrast, 1.0).double()
+        made = informed.Cells(young, torch.full_like(young, 0.3), torch.eye(6)[:1].expand(cells, 6))
+        with torch.no_grad():
+            model(made)
+            started = time.process_time()
+            model(made)
+            network = (time.process_time() - started) / (cells * model.passes)
+        solvers.conjugate_gradient(made.problem, solvers.StoppingRule(1e-4))
+        started = time.process_time()
+        _, statistics = solvers.conjugate_gradient(made.problem, solvers.StoppingRule(1e-4))
+        iteration = (time.process_time() - started) / int(statistics.iterations.sum())
+    finally:
+        torch.set_num_threads(threads)
+    return {"network pass": significant(network), "conjugate gradient iteration": significant(iteration)}
 
 
-def keep_in_float32(model: torch.nn.Module) -> None:
-    """Take convolutions of 17 to 32 channels out of the reduced precision, for which this torch has no fast gradient.
-
-    On a CPU with bfloat16 but without matrix units, that of 32 to 16 channels takes 4.6 times as long as in float32.
-    """
-    for layer in model.modules():
-        if isinstance(layer, (torch.nn.Conv3d, torch.nn.ConvTranspose3d)) and 16 < layer.in_channels <= 32:
-            layer.forward = functools.partial(_in_float32, layer.forward)  # type: ignore[method-assign]
-
-
-def _in_float32(forward, field: torch.Tensor) -> torch.Tensor:
-    with torch.autocast(field.device.type, enabled=False):
-        return forward(field.float())
-
-
-def rate(recipe: dict, step: int) -> float:
-    """Linear rise over the warm-up, then a cosine to zero, by steps."""
-    cosine = (1 + math.cos(math.pi * step / recipe["steps"])) / 2
-    return recipe["learning_rate"] * min(1, (step + 1) / recipe["warm_up"]) * cosine
-
-
-def train(folder, recipe: dict, options: dict | None = None, checkpoint_minutes=3.0, until: int | None = None):
-    """Train an :class:`rlnlib.informed.InformedRLN`, or go on with the training in ``folder``; returns it.
-
-    A SIGTERM ends the run after the step under way, with a checkpoint; so does ``until``, a number of steps. A run may
-    be given another end than it began with: the cosine then goes to the new one, and ``state["ends"]`` tells so.
-    """
-    folder, path = Path(folder), Path(folder) / "checkpoint.pt"
-    torch.manual_seed(recipe["seed"])
-    model = informed.InformedRLN(**(options or {})).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe["learning_rate"])
-    state: dict = {"step": 0, "seconds": 0.0, "loss": 0.0, "history": [], "ends": [[0, recipe["steps"]]]}
-    if path.exists():
-        state = _resume(path, model, optimizer, recipe)
-    cells = random_cells(recipe["cells"], recipe["size"], seed=1000 + recipe["seed"])
-    held_out = validation_set(recipe["size"]) if recipe["validate_every"] else []
-    dtype = torch.bfloat16 if training.fast_precision("cpu") == "bf16-mixed" else torch.float32
-    models = [model, *(copy.deepcopy(model) for _ in range(SHARES - 1))]
-    for each in models:
-        keep_in_float32(each)
-    pool = ThreadPoolExecutor(SHARES, initializer=torch.set_num_threads, initargs=(1,))
-    stopped: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
-    started = saved = time.monotonic()
-    earlier = state["seconds"]
-    while state["step"] < recipe["steps"] and state["step"] != until and not stopped:
-        for group in optimizer.param_groups:
-            group["lr"] = rate(recipe, state["step"])
-        losses = list(
-            pool.map(functools.partial(_gradient, cells, recipe, state["step"], dtype), models, range(SHARES))
-        )
-        loss = sum(losses) / SHARES
-        for first, *others in zip(*(m.parameters() for m in models), strict=True):
-            first.grad = sum((p.grad for p in others), first.grad) / SHARES
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe["clip"], error_if_nonfinite=True)
-        optimizer.step()
-        for other in models[1:]:
-            other.load_state_dict(model.state_dict())
-        state["step"] += 1
-        state["loss"] += loss
-        state["seconds"] = earlier + time.monotonic() - started
-        if recipe["validate_every"] and state["step"] % recipe["validate_every"] == 0:
-            row = {"step": state["step"], "presented": state["step"] * recipe["batch_size"]}
-            row |= {"minutes": round(state["seconds"] / 60, 2), "loss": state["loss"] / recipe["validate_every"]}
-            row |= {f"mase_{held[0]:g}": round(validation_error(model, *held), 4) for held in held_out}
-            state["history"].append(row)
-            state["loss"] = 0.0
-            print(json.dumps(row), flush=True)
-        if time.monotonic() - saved > 60 * checkpoint_minutes:
-            _save(path, model, optimizer, recipe, state)
-            saved = time.monotonic()
-    signal.signal(signal.SIGTERM, before)
-    pool.shutdown()
-    _save(path, model, optimizer, recipe, state)
-    return model.eval()
+def certificate_holds(model, count: int, group: int = 250) -> dict:
+    """Random cells of 8^3 with two or three random phases under random loads: how often a bound is on the wrong side
+    of the truth, for the shipped network and for one with random weights."""
+    torch.manual_seed(0)
+    hostile = informed.InformedRLN(passes=1)
+    for parameter in hostile.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    g = torch.Generator().manual_seed(1)
+    result = {name: {"predictions": 0, "violations": 0, "bound_width": []} for name in ("shipped", "random weights")}
+    for number in range(count // group):
+        phases = 2 + number % 2
+        cells = many_phases(group, 8, 4, seed=5000 + number) % phases
+        young = 1000 ** torch.rand(phases, generator=g, dtype=torch.float64)
+        poisson = 0.6 * torch.rand(phases, generator=g, dtype=torch.float64) - 0.15
+        material = {"phases": list(zip(young.tolist(), poisson.tolist(), strict=True))}
+        load = torch.randn(6, generator=g, dtype=torch.float64)
+        truth = rlnlib.solve_strain(cells, macroscopic_strain=load, rtol=1e-9, **material)
+        for name, network in (("shipped", model), ("random weights", hostile)):
+            found = errors(rlnlib.predict(network, cells, macroscopic_strain=load, **material), truth, load)
+            result[name]["predictions"] += group
+            result[name]["violations"] += int(found["violations"].sum())
+            result[name]["bound_width"].append(float(found["bound_width"].median()))
+    for row in result.values():
+        row["bound_width"] = significant(sorted(row["bound_width"])[len(row["bound_width"]) // 2])  # median of medians
+    return result
 
 
-def validation_set(size: int) -> list[tuple]:
-    """(contrast, cells, strain_xx) for the same cells at each contrast."""
-    stiff = random_cells(HELD_OUT, size, seed=77)
-    return [(c, stiff, rlnlib.solve_strain(stiff, c, rtol=1e-4).strain[:, 0]) for c in CONTRASTS]
-
-
-def validation_error(model, contrast: float, stiff: torch.Tensor, truth: torch.Tensor) -> float:
-    """Mean MASE of strain_xx under an axial load, in float32."""
-    young = 1 + (contrast - 1) * stiff.double()
-    poisson = torch.full_like(young, informed.REFERENCE_POISSON)
-    cells = informed.Cells(young, poisson, AXIAL.expand(len(stiff), 6))
-    with torch.no_grad():
-        strain = cells.strain(model.eval()(cells))
-    model.train()
-    return float(rlnlib.mase(strain[:, 0], truth).mean())
-
-
-def _save(path: Path, model, optimizer, recipe: dict, state: dict) -> None:
-    content = io.BytesIO()
-    saved = {"recipe": recipe, "config": model.config, "state": state, "weights": model.state_dict()}
-    torch.save({**saved, "optimizer": optimizer.state_dict()}, content)
-    body = content.getvalue()
-    write_atomically(path, zlib.crc32(body).to_bytes(4, "little") + body)
-    write_atomically(path.with_name("history.json"), (json.dumps(state["history"], indent=1) + "\n").encode())
-
-
-def read_checkpoint(path) -> dict:
-    """What a run left in its folder. Raises OSError if it is damaged."""
-    content = Path(path).read_bytes()
-    if zlib.crc32(content[4:]) != int.from_bytes(content[:4], "little"):
-        raise OSError(f"{path} is damaged: delete the folder to start again.")
-    return torch.load(io.BytesIO(content[4:]), weights_only=True)
-
-
-def _resume(path: Path, model, optimizer, recipe: dict) -> dict:
-    saved = read_checkpoint(path)
-    if {**saved["recipe"], "steps": recipe["steps"]} != recipe or saved["config"] != model.config:
-        raise OSError(f"{path} is of another recipe ({saved['config']}, {saved['recipe']}): choose another folder.")
-    model.load_state_dict(saved["weights"])
-    optimizer.load_state_dict(saved["optimizer"])
-    if saved["recipe"]["steps"] != recipe["steps"]:
-        saved["state"]["ends"].append([saved["state"]["step"], recipe["steps"]])
-    return saved["state"]
+def on_test_set(model, path: Path, cells: int) -> dict:
+    """The first test cells of a data set of the paper's kind, against its stored strains."""
+    held = dataset.StrainDataset(path, "test", in_memory=False)
+    cells = min(cells, len(held))
+    stiff, truth = (torch.stack(part) for part in zip(*[held[i] for i in range(cells)], strict=True))
+    contrast = dataset.read_parameters(path).contrast
+    predicted = rlnlib.predict(model, stiff, contrast, dtype=torch.float32).strain[:, 0]
+    error = rlnlib.mase(predicted, truth.view_as(predicted))
+    return {f"{contrast:g}": {"cells": cells, "of": len(held), "mase": summary(error)}}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=("train", "score"))
-    parser.add_argument("--folder", default="runs/informed")
-    parser.add_argument("--steps", type=int, default=RECIPE["steps"])
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    if options.task == "train":
-        train(options.folder, {**RECIPE, "steps": options.steps})
+    options = parse(
+        __doc__,
+        weights="",
+        files=("",),
+        contrasts=(2.0, 10.0, 50.0, 100.0, 300.0, 1000.0),
+        sizes=(16, 31, 32, 64),
+        cells=(256, 96, 96, 4),
+        test=512,
+        certified=10_000,
+    )
+    model = weight_files.load_weights(options.weights) if options.weights else rlnlib.load_pretrained("informed")
+    result: dict = {"weights": weight_files.pretrained_header("informed")} if not options.weights else {}
+
+    def tell(part: str):
+        print(f"{part}: {result[part]}", flush=True)
+
+    result["paper_test"] = {}
+    for path in filter(None, options.files):
+        result["paper_test"] |= on_test_set(model, Path(path), options.test)
+    tell("paper_test")
+    result["random"] = {}
+    for size, count in zip(options.sizes, options.cells, strict=True):
+        stiff = rlnlib.generate_cells(count, size, seed=90)
+        result["random"][str(size)] = {
+            f"{c:g}": summaries(compare(model, stiff, contrast=c)) for c in options.contrasts
+        }
+    tell("random")
+    stiff = rlnlib.generate_cells(options.cells[0] // 2, 16, seed=91)
+    result["loads"] = {
+        name: {f"{c:g}": summaries(compare(model, stiff, load, contrast=c)) for c in (10.0, 50.0)}
+        for name, load in LOADS.items()
+    }
+    tell("loads")
+    result["phases"] = {
+        name: summaries(compare(model, many_phases(options.cells[0] // 4, 16, len(p), 92) % len(p), phases=p))
+        for name, p in PHASES.items()
+    }
+    tell("phases")
+    result["shapes"] = {
+        name: {
+            f"{c:g}": {key: significant(float(value)) for key, value in compare(model, cell, contrast=c).items()}
+            for c in (10.0, 50.0)
+        }
+        for name, cell in shapes(32).items()
+    }
+    tell("shapes")
+    cells = torch.from_numpy(rlnlib.generate_cells(options.cells[0] // 4, 16, seed=93))
+    result["by_application"] = {f"{c:g}": by_application(model, cells, c, 12) for c in options.contrasts}
+    tell("by_application")
+    few = rlnlib.generate_cells(options.cells[0] // 4, 16, seed=94)
+    result["start"] = {f"{c:g}": start_saves(model, few, c, (1e-2, 1e-4, 1e-6)) for c in (10.0, 50.0, 1000.0)}
+    tell("start")
+    result["certificate"] = certificate_holds(model, options.certified)
+    result["seconds"] = {str(size): seconds(model, size) for size in (16, 31)}
+    write_record("Does one network, trained without a solution, serve every contrast and size?", options, result)
 
 
 if __name__ == "__main__":

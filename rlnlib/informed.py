@@ -12,12 +12,14 @@ Ritz methods train on the energy.
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 
 import torch
 from torch import nn
 
-from rlnlib import _checks, certificate, elasticity, green, networks, solvers, voxel_fe
+from rlnlib import _checks, certificate, elasticity, green, networks, solvers
+from rlnlib.fast import cores
 from rlnlib.solvers import Solution, StoppingRule
 from rlnlib.voxel_fe import VoxelProblem
 
@@ -156,8 +158,8 @@ class InformedRLN(nn.Module):
         )
         for network in self.proximals:
             last = [layer for layer in network.modules() if isinstance(layer, nn.Conv3d)][-1]
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
 
     def direction(self, number: int, cells: Cells, u: torch.Tensor, dtype=torch.float32) -> torch.Tensor:
         """The increment of u that pass ``number`` proposes; passes beyond the last one take its network.
@@ -256,10 +258,10 @@ def predict(
         _checks.positive("energy_rtol", energy_rtol)
     stopping = StoppingRule(1.0 if rtol is None else rtol, max_iterations=max_iterations)
     home = next(model.parameters()).device
-    device = torch.device(device) if device is not None else home
+    device = _checks.as_device(device, home)
     reference = _kept_operator(tuple(labels.shape[1:]), "bbar", *certificate.softest_medium(phases), device=device)
-    voxels, limit = labels[0].numel(), _BATCH_VOXELS.get(device.type, _BATCH_VOXELS["cpu"])
-    workers = torch.get_num_threads() if device.type == "cpu" and voxels <= limit else 1
+    together, workers = cores.chunking(labels[0].numel(), device, _BATCH_VOXELS)
+    together = min(together, math.ceil(len(labels) / workers))  # few cells keep all workers busy, too
 
     @torch.no_grad()  # here, since it holds for one thread
     def answer(chunk) -> Solution:
@@ -279,9 +281,8 @@ def predict(
     was_training = model.training
     model.eval().to(device)
     try:
-        size = max(1, limit // voxels)
-        chunks = list(zip(labels.split(size), load.split(size), strict=True))
-        solution = solvers.concatenate(list(voxel_fe.on_cores(answer, chunks, workers)))
+        chunks = list(zip(labels.split(together), load.split(together), strict=True))
+        solution = solvers.concatenate(list(cores.map_on_cores(answer, chunks, workers)))
     finally:
         model.train(was_training).to(home)
     if rtol is not None:
@@ -305,9 +306,9 @@ def _superposed(model, labels, phases, strain, guaranteed: bool, network_dtype) 
         loaded = torch.nonzero(strain[:, component]).flatten()
         if not len(loaded):
             continue
-        turned = moduli[labels[loaded].transpose(1 + a, 1 + b).contiguous()]
+        young, poisson = moduli[labels[loaded].transpose(1 + a, 1 + b).contiguous()].unbind(-1)
         unit = torch.eye(6, dtype=torch.float64, device=labels.device)[trained].expand(len(loaded), 6)
-        cells = Cells(*turned.unbind(-1), unit, torch.float64 if guaranteed else torch.float32)
+        cells = Cells(young, poisson, unit, torch.float64 if guaranteed else torch.float32)
         u = model.guaranteed(cells, dtype=network_dtype)[-1] if guaranteed else model(cells, network_dtype)
         order = [b if i == a else a if i == b else i for i in range(3)]
         part = u.double().transpose(2 + a, 2 + b)[:, order] * strain[loaded, component].view(-1, 1, 1, 1, 1)
@@ -323,18 +324,18 @@ def _within_bounds(problem: VoxelProblem, u, strain, energy_rtol: float | None, 
     def residual():
         return solvers.norm(problem.rhs - problem.apply(u)) / scale
 
-    def met():
+    def met(tolerance: float):
         lower, upper = certificate.energy_bounds(problem, u, strain, problem.operator).unbind(1)
-        return upper - lower <= energy_rtol * upper
+        return upper - lower <= tolerance * upper
 
     history = [residual()]
     converged, iterations = history[0] == 0, torch.zeros(len(u), dtype=torch.int64, device=u.device)
     if energy_rtol is not None:
         steps = certificate.least_energy_steps(problem, u, [None] * max_iterations)
-        converged = met()
+        converged = met(energy_rtol)
         while not bool(converged.all()) and (following := next(steps, None)) is not None:
             iterations += ~converged
             u = torch.where(converged.view(-1, 1, 1, 1, 1), u, following)
             history.append(torch.where(converged, torch.nan, residual()))
-            converged = met()
+            converged = met(energy_rtol)
     return u, solvers.Statistics(converged, iterations, torch.stack(history, 1), residual())

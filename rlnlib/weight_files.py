@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal, overload
 
 import torch
 from safetensors import safe_open
@@ -20,6 +21,7 @@ from torch import nn
 from rlnlib import _checks
 from rlnlib._files import resource, write_atomically
 from rlnlib._version import __version__
+from rlnlib.informed import InformedRLN
 from rlnlib.rln import KINDS, RLN
 
 PRETRAINED = resource("pretrained")
@@ -27,7 +29,7 @@ PRETRAINED = resource("pretrained")
 DEFAULT_SIZE = 16
 
 
-def save_weights(path, model: RLN, **about) -> None:
+def save_weights(path, model: RLN | InformedRLN, **about) -> None:
     """Write a model's weights.
 
     Args:
@@ -43,6 +45,8 @@ def save_weights(path, model: RLN, **about) -> None:
     _finite(tensors, "the model")
     try:
         header = {"config": model.config, "library_version": __version__, **about}
+        if isinstance(model, InformedRLN):
+            header["family"] = "informed"
         content = save(tensors, {key: json.dumps(value, allow_nan=False) for key, value in header.items()})
     except (TypeError, ValueError) as error:
         raise ValueError(f"The header of a weight file holds numbers, text, lists and dicts: {error}.") from error
@@ -54,8 +58,8 @@ def read_header(path) -> dict:
     return _read(path)[0]
 
 
-def load_weights(path, proximal: str | Callable[[int], nn.Module] | None = None) -> RLN:
-    """Read the model of a weight file, on the CPU, in evaluation mode.
+def load_weights(path, proximal: str | Callable[[int], nn.Module] | None = None) -> Any:
+    """Read the model of a weight file, an RLN or an InformedRLN, on the CPU, in evaluation mode.
 
     Args:
         path: the file.
@@ -67,7 +71,8 @@ def load_weights(path, proximal: str | Callable[[int], nn.Module] | None = None)
         ValueError: for a network that is not the library's and not passed.
     """
     header, tensors = _read(path)
-    model = _made(header["config"], tensors, proximal, path)
+    family = InformedRLN if header.get("family") == "informed" else RLN
+    model = _made(family, header["config"], tensors, proximal, path)
     try:
         model.load_state_dict(tensors)
         _finite(tensors, "the file")
@@ -76,14 +81,14 @@ def load_weights(path, proximal: str | Callable[[int], nn.Module] | None = None)
     return model.eval()
 
 
-def _made(config, tensors, proximal, path) -> RLN:
+def _made(family, config, tensors, proximal, path) -> RLN | InformedRLN:
     """Make the untrained network of a header. Raises as :func:`load_weights`."""
     own = isinstance(config, dict) and ":" in str(config.get("proximal"))
     try:
         passes = config.get("passes") if isinstance(config, dict) and not config.get("tied") else None
         if isinstance(passes, int) and passes > len(tensors):
             raise ValueError(f"it has {len(tensors)} arrays for {passes} passes")
-        return RLN.from_config(config, proximal)
+        return InformedRLN(**config) if family is InformedRLN else RLN.from_config(config, proximal)
     except (ValueError, TypeError) as error:
         if own or proximal is not None:  # a question to the caller
             raise
@@ -111,12 +116,21 @@ def _read(path) -> tuple[dict, dict]:
     return header, tensors
 
 
-def load_pretrained(kind: str, contrast: float, size: int = DEFAULT_SIZE, proximal=None) -> RLN:
+@overload
+def load_pretrained(kind: Literal["informed"]) -> InformedRLN: ...
+
+
+@overload
+def load_pretrained(kind: str, contrast: float, size: int = DEFAULT_SIZE, proximal=None) -> RLN: ...
+
+
+def load_pretrained(kind, contrast=None, size=DEFAULT_SIZE, proximal=None):
     """Load a shipped model. It can be used on cells of other sizes, with a larger error; not at another contrast.
 
     Args:
-        kind: "fln", "rln-t" or "rln".
-        contrast: for which it was trained.
+        kind: "fln", "rln-t" or "rln"; or "informed", one network for every contrast, which :func:`rlnlib.predict`
+            applies.
+        contrast: for which it was trained; None for "informed".
         size: edge of the cells for which it was trained, in voxels.
         proximal: for a network of yours that you shipped: the function or class that makes it.
 
@@ -127,7 +141,7 @@ def load_pretrained(kind: str, contrast: float, size: int = DEFAULT_SIZE, proxim
     return load_weights(_checked(kind, contrast, size), proximal)
 
 
-def pretrained_header(kind: str, contrast: float, size: int = DEFAULT_SIZE) -> dict:
+def pretrained_header(kind: str, contrast: float | None = None, size: int = DEFAULT_SIZE) -> dict:
     """Read what the shipped weight file says about itself; see :func:`load_pretrained` for the arguments."""
     return read_header(_checked(kind, contrast, size))
 
@@ -138,14 +152,15 @@ def shipped(size: int = DEFAULT_SIZE) -> list[tuple[str, float]]:
 
 
 def catalogue() -> list[dict]:
-    """List all shipped weight files: kind, contrast, size of the cells, file and sha256; the smallest cells first."""
+    """List all shipped networks for one contrast: kind, contrast, size of the cells, file and sha256; the smallest
+    cells first."""
     order = list(KINDS)
 
     def place(entry):
         kind = entry["kind"]
         return entry["size"], entry["contrast"], order.index(kind) if kind in order else len(order), kind
 
-    return sorted(_manifest().values(), key=place)
+    return sorted((entry for entry in _manifest().values() if entry["contrast"] is not None), key=place)
 
 
 def shipped_name(kind: str, contrast: float, size: int = DEFAULT_SIZE) -> str:
@@ -159,13 +174,17 @@ def ship(path) -> str:
     Raises ValueError if its header does not say the kind, the contrast and the size of the cells.
     """
     header, content = read_header(path), Path(path).read_bytes()
+    about: dict
     try:
-        about = {"kind": header["kind"], "contrast": float(header["contrast"]), "size": int(header["data"]["size"])}
+        if header.get("family") == "informed":
+            about = {"kind": "informed", "contrast": None, "size": int(header["recipe"]["size"])}
+        else:
+            about = {"kind": header["kind"], "contrast": float(header["contrast"]), "size": int(header["data"]["size"])}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"The header of {path} has no {error}: give kind, contrast and data to save_weights."
         ) from error
-    name = shipped_name(**about)
+    name = "informed" if about["contrast"] is None else shipped_name(**about)
     write_atomically(PRETRAINED / f"{name}.safetensors", content)
     entry = {"file": f"{name}.safetensors", "sha256": hashlib.sha256(content).hexdigest(), **about}
     known = _manifest() if (PRETRAINED / "manifest.json").exists() else {}
@@ -174,11 +193,14 @@ def ship(path) -> str:
     return name
 
 
-def _checked(kind: str, contrast: float, size: int) -> Path:
+def _checked(kind: str, contrast: float | None, size: int) -> Path:
     """Return the shipped file, which has the hash that the manifest says."""
     manifest = _manifest()
-    _checks.one_of("kind", kind, dict.fromkeys([*KINDS, *(entry["kind"] for entry in manifest.values())]))
-    name = shipped_name(kind, _checks.positive("contrast", contrast), _checks.positive_integer("size", size, least=2))
+    _checks.one_of("kind", kind, dict.fromkeys([*KINDS, "informed", *(entry["kind"] for entry in manifest.values())]))
+    size = _checks.positive_integer("size", size, least=2)
+    if kind == "informed" and contrast is not None:
+        raise ValueError("The informed network is one for every contrast: leave contrast out.")
+    name = kind if kind == "informed" else shipped_name(kind, _checks.positive("contrast", contrast), size)
     entry = manifest.get(name)
     if entry is None:
         there = "; ".join(f"{e['kind']}, contrast {e['contrast']:g}, size {e['size']}" for e in catalogue())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import rlnlib
-from rlnlib import certificate, informed, solvers
+from rlnlib import certificate, informed, solvers, weight_files
 
 AXIAL = torch.tensor([[1.0, 0, 0, 0, 0, 0]], dtype=torch.float64)
 
@@ -243,3 +243,15 @@ def test_conjugate_gradients_go_on_from_a_start():
     near, few = solvers.conjugate_gradient(cells.problem, solvers.StoppingRule(1e-10), start=u * (1 + 1e-5))
     assert torch.allclose(near, u, atol=1e-8 * float(u.abs().max()))
     assert bool((few.iterations < whole.iterations).all())
+
+
+def test_weights_come_back_from_a_file_with_what_it_says_about_them(tmp_path):
+    model = random_network(passes=2, tied=True, proximal="three-layer")
+    weight_files.save_weights(tmp_path / "a.safetensors", model, recipe={"steps": 3})
+    again = weight_files.load_weights(tmp_path / "a.safetensors")
+    assert isinstance(again, informed.InformedRLN) and again.config == model.config
+    one, two = (rlnlib.predict(m, labels(), phases=PHASES).strain for m in (model, again))
+    assert torch.equal(one, two)
+    assert weight_files.read_header(tmp_path / "a.safetensors")["recipe"] == {"steps": 3}
+    with pytest.raises(ValueError, match="leave contrast out"):
+        rlnlib.load_pretrained("informed", 10)

@@ -6,9 +6,10 @@ import signal
 import threading
 import time
 
-import informed as experiment
 import pytest
 import torch
+
+import train_informed as experiment
 
 TINY = {
     **experiment.RECIPE,
@@ -68,7 +69,7 @@ def test_a_few_steps_lower_the_error_without_a_label(tmp_path, monkeypatch):
     recipe = {**TINY, "steps": 60, "batch_size": 8, "validate_every": 30, "learning_rate": 5e-3}
     experiment.train(tmp_path, recipe, {"passes": 2, "proximal": "three-layer"})
     history = json.loads((tmp_path / "history.json").read_text())
-    (_, stiff, truth), *_ = experiment.validation_set(6)
+    (_, _, truth), *_ = experiment.validation_set(6)
     untrained = float((truth - 1).abs().flatten(1).mean(1).mean()) * 100
     assert [row["step"] for row in history] == [30, 60]
     assert history[-1]["mase_10"] < 0.7 * untrained

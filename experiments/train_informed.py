@@ -1,0 +1,263 @@
+"""Train one network for every contrast, load, phase and size, without a single solution; and ship it.
+
+    python experiments/train_informed.py --folder runs/informed --ship
+
+No label is needed: random cells of 16^3, random contrasts from 1 to 300, mostly two phases and a Poisson ratio of 0.3,
+some of three and four phases or with random Poisson ratios; three quarters of the loads axial (11), the others a shear
+(12). Every other load follows by an exchange of axes and superposition. The loss is the logarithm of the energy. What
+is drawn depends on (seed, step) alone, so a run that was killed and resumed ends with the same weights, bit for bit.
+``--ship`` puts the weights into ``data/pretrained`` when the run has ended; ``experiments/informed.py`` scores them and
+states the aims.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import functools
+import io
+import json
+import math
+import os
+import signal
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import torch
+
+import rlnlib
+from rlnlib import informed, training, weight_files
+from rlnlib._files import write_atomically
+
+AXIAL = torch.tensor([1.0, 0, 0, 0, 0, 0], dtype=torch.float64)
+SHEAR = torch.tensor([0, 0, 0, 0, 0, 1.0], dtype=torch.float64)
+#: Parts of a batch, each computed by one thread with weights of its own: threads wait for each other once a step, and
+#: the sums come in one order however many threads there are.
+SHARES = 2
+#: Of the validation: contrasts, cells of each.
+CONTRASTS, HELD_OUT = (10.0, 50.0, 100.0), 24
+
+RECIPE = {
+    "steps": 5000,
+    "batch_size": 8,
+    "size": 16,
+    "cells": 16384,
+    "learning_rate": 2e-3,
+    "warm_up": 50,
+    "clip": 1.0,
+    "largest_contrast": 300.0,
+    "axial": 0.75,
+    "many_phases": 0.15,
+    "random_poisson": 0.15,
+    "validate_every": 250,
+    "seed": 0,
+}
+
+
+def random_cells(count: int, size: int, seed: int) -> torch.Tensor:
+    """The paper's kind of cells. Shape: -> (count, size, size, size) bool."""
+    return torch.from_numpy(rlnlib.generate_cells(count, size, grain_size=(1, min(10, size)), seed=seed))
+
+
+def draw(cells: torch.Tensor, recipe: dict, step: int, share: int = 0) -> informed.Cells:
+    """A share of a step's batch: random cells, shifts, mirrors, exchanges of axes, phases, contrasts and loads.
+
+    Shape: cells (n, N, N, N) bool.
+    """
+    g = torch.Generator().manual_seed(((recipe["seed"] + 1) * 1_000_003 + step) * SHARES + share)
+    young, poisson, strain = [], [], []
+    for _ in range(recipe["batch_size"] // SHARES):
+        chance = torch.rand(4, generator=g).tolist()
+        first, second = (_moved(cells[int(torch.randint(len(cells), (), generator=g))], g).long() for _ in range(2))
+        phases = 2 if chance[0] >= recipe["many_phases"] else 3 + int(chance[1] < 0.5)
+        # Four phases where two cells overlap; three where the first hides the second.
+        labels = first if phases == 2 else first + 2 * second if phases == 4 else first + second * (1 - first) * 2
+        contrast = recipe["largest_contrast"] ** torch.rand((), generator=g, dtype=torch.float64)
+        rank = torch.rand(phases, generator=g, dtype=torch.float64)
+        rank[:2] = torch.tensor([0.0, 1.0])
+        ratios = torch.full((phases,), informed.REFERENCE_POISSON, dtype=torch.float64)
+        if chance[2] < recipe["random_poisson"]:
+            ratios = 0.45 * torch.rand(phases, generator=g, dtype=torch.float64)
+        young.append((contrast**rank)[labels])
+        poisson.append(ratios[labels])
+        strain.append(AXIAL if chance[3] < recipe["axial"] else SHEAR)
+    return informed.Cells(torch.stack(young), torch.stack(poisson), torch.stack(strain))
+
+
+def _gradient(cells, recipe: dict, step: int, dtype, model, share: int) -> float:
+    """The loss of a share of the batch; its gradient is left in the model."""
+    batch = draw(cells, recipe, step, share)
+    model.zero_grad()
+    loss = informed.energy_loss(model(batch, dtype, return_iterates=True), batch)
+    loss.backward()
+    return float(loss.detach())
+
+
+def _moved(cell: torch.Tensor, g: torch.Generator) -> torch.Tensor:
+    """A random symmetry copy. Without labels to turn along, every one is a cell as good as the original."""
+    axes = torch.randperm(3, generator=g).tolist()
+    mirrors = [axis for axis in range(3) if torch.rand((), generator=g) < 0.5]
+    shifts = torch.randint(0, cell.shape[0], (3,), generator=g).tolist()
+    return cell.permute(axes).flip(mirrors).roll(shifts, (0, 1, 2))
+
+
+def keep_in_float32(model: torch.nn.Module) -> None:
+    """Take convolutions of 17 to 32 channels out of the reduced precision, for which this torch has no fast gradient.
+
+    On a CPU with bfloat16 but without matrix units, that of 32 to 16 channels takes 4.6 times as long as in float32.
+    """
+    for layer in model.modules():
+        if isinstance(layer, (torch.nn.Conv3d, torch.nn.ConvTranspose3d)) and 16 < layer.in_channels <= 32:
+            layer.forward = functools.partial(_in_float32, layer.forward)  # type: ignore[method-assign]
+
+
+def _in_float32(forward, field: torch.Tensor) -> torch.Tensor:
+    with torch.autocast(field.device.type, enabled=False):
+        return forward(field.float())
+
+
+def rate(recipe: dict, step: int) -> float:
+    """Linear rise over the warm-up, then a cosine to zero, by steps."""
+    cosine = (1 + math.cos(math.pi * step / recipe["steps"])) / 2
+    return recipe["learning_rate"] * min(1, (step + 1) / recipe["warm_up"]) * cosine
+
+
+def train(folder, recipe: dict, options: dict | None = None, checkpoint_minutes=3.0, until: int | None = None):
+    """Train an :class:`rlnlib.informed.InformedRLN`, or go on with the training in ``folder``; returns it.
+
+    A SIGTERM ends the run after the step under way, with a checkpoint; so does ``until``, a number of steps. A run may
+    be given another end than it began with: the cosine then goes to the new one, and ``state["ends"]`` tells so.
+    """
+    folder, path = Path(folder), Path(folder) / "checkpoint.pt"
+    torch.manual_seed(recipe["seed"])
+    model = informed.InformedRLN(**(options or {})).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe["learning_rate"])
+    state: dict = {"step": 0, "seconds": 0.0, "loss": 0.0, "history": [], "ends": [[0, recipe["steps"]]]}
+    if path.exists():
+        state = _resume(path, model, optimizer, recipe)
+    cells = random_cells(recipe["cells"], recipe["size"], seed=1000 + recipe["seed"])
+    held_out = validation_set(recipe["size"]) if recipe["validate_every"] else []
+    dtype = torch.bfloat16 if training.fast_precision("cpu") == "bf16-mixed" else torch.float32
+    models = [model, *(copy.deepcopy(model) for _ in range(SHARES - 1))]
+    for each in models:
+        keep_in_float32(each)
+    pool = ThreadPoolExecutor(SHARES, initializer=torch.set_num_threads, initargs=(1,))
+    stopped: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
+    started = saved = time.monotonic()
+    earlier = state["seconds"]
+    while state["step"] < recipe["steps"] and state["step"] != until and not stopped:
+        for group in optimizer.param_groups:
+            group["lr"] = rate(recipe, state["step"])
+        losses = list(
+            pool.map(functools.partial(_gradient, cells, recipe, state["step"], dtype), models, range(SHARES))
+        )
+        loss = sum(losses) / SHARES
+        for first, *others in zip(*(m.parameters() for m in models), strict=True):
+            first.grad = sum((p.grad for p in others), first.grad) / SHARES
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe["clip"], error_if_nonfinite=True)
+        optimizer.step()
+        for other in models[1:]:
+            other.load_state_dict(model.state_dict())
+        state["step"] += 1
+        state["loss"] += loss
+        state["seconds"] = earlier + time.monotonic() - started
+        if recipe["validate_every"] and state["step"] % recipe["validate_every"] == 0:
+            row = {"step": state["step"], "presented": state["step"] * recipe["batch_size"]}
+            row |= {"minutes": round(state["seconds"] / 60, 2), "loss": state["loss"] / recipe["validate_every"]}
+            row |= {f"mase_{held[0]:g}": round(validation_error(model, *held), 4) for held in held_out}
+            state["history"].append(row)
+            state["loss"] = 0.0
+            print(json.dumps(row), flush=True)
+        if time.monotonic() - saved > 60 * checkpoint_minutes:
+            _save(path, model, optimizer, recipe, state)
+            saved = time.monotonic()
+    signal.signal(signal.SIGTERM, before)
+    pool.shutdown()
+    _save(path, model, optimizer, recipe, state)
+    return model.eval()
+
+
+def validation_set(size: int) -> list[tuple]:
+    """(contrast, cells, strain_xx) for the same cells at each contrast."""
+    stiff = random_cells(HELD_OUT, size, seed=77)
+    return [(c, stiff, rlnlib.solve_strain(stiff, c, rtol=1e-4).strain[:, 0]) for c in CONTRASTS]
+
+
+def validation_error(model, contrast: float, stiff: torch.Tensor, truth: torch.Tensor) -> float:
+    """Mean MASE of strain_xx under an axial load, in float32."""
+    young = 1 + (contrast - 1) * stiff.double()
+    poisson = torch.full_like(young, informed.REFERENCE_POISSON)
+    cells = informed.Cells(young, poisson, AXIAL.expand(len(stiff), 6))
+    with torch.no_grad():
+        strain = cells.strain(model.eval()(cells))
+    model.train()
+    return float(rlnlib.mase(strain[:, 0], truth).mean())
+
+
+def _save(path: Path, model, optimizer, recipe: dict, state: dict) -> None:
+    content = io.BytesIO()
+    saved = {"recipe": recipe, "config": model.config, "state": state, "weights": model.state_dict()}
+    torch.save({**saved, "optimizer": optimizer.state_dict()}, content)
+    body = content.getvalue()
+    write_atomically(path, zlib.crc32(body).to_bytes(4, "little") + body)
+    write_atomically(path.with_name("history.json"), (json.dumps(state["history"], indent=1) + "\n").encode())
+
+
+def read_checkpoint(path) -> dict:
+    """What a run left in its folder. Raises OSError if it is damaged."""
+    content = Path(path).read_bytes()
+    if zlib.crc32(content[4:]) != int.from_bytes(content[:4], "little"):
+        raise OSError(f"{path} is damaged: delete the folder to start again.")
+    return torch.load(io.BytesIO(content[4:]), weights_only=True)
+
+
+def _resume(path: Path, model, optimizer, recipe: dict) -> dict:
+    saved = read_checkpoint(path)
+    if {**saved["recipe"], "steps": recipe["steps"]} != recipe or saved["config"] != model.config:
+        raise OSError(f"{path} is of another recipe ({saved['config']}, {saved['recipe']}): choose another folder.")
+    model.load_state_dict(saved["weights"])
+    optimizer.load_state_dict(saved["optimizer"])
+    if saved["recipe"]["steps"] != recipe["steps"]:
+        saved["state"]["ends"].append([saved["state"]["step"], recipe["steps"]])
+    return saved["state"]
+
+
+def save(model, folder, path) -> None:
+    """Write the weights of a finished run with its recipe and what it cost."""
+    state = read_checkpoint(Path(folder) / "checkpoint.pt")
+    recipe, state = state["recipe"], state["state"]
+    weight_files.save_weights(
+        path,
+        model,
+        kind="informed",
+        recipe={**recipe, "labels": 0, "ends": state["ends"]},
+        metrics={
+            "presented": recipe["batch_size"] * state["step"],
+            "minutes": round(state["seconds"] / 60, 1),
+            "validation": state["history"][-1] if state["history"] else None,
+        },
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("runs/informed"))
+    parser.add_argument("--steps", type=int, default=RECIPE["steps"])
+    parser.add_argument("--ship", action="store_true", help="put the weights into data/pretrained")
+    options = parser.parse_args()
+    recipe = {**RECIPE, "steps": options.steps}
+    model = train(options.folder, recipe)
+    if read_checkpoint(options.folder / "checkpoint.pt")["state"]["step"] < recipe["steps"]:
+        return  # by a signal
+    save(model, options.folder, options.folder / "informed.safetensors")
+    if options.ship:
+        weight_files.ship(options.folder / "informed.safetensors")
+
+
+if __name__ == "__main__":
+    main()
