@@ -154,7 +154,7 @@ class InformedRLN(nn.Module):
         self.passes = _checks.positive_integer("passes", passes)
         self.config: dict = {"passes": passes, "tied": bool(tied), "proximal": proximal}
         self.proximals = nn.ModuleList(
-            networks.make_proximal(proximal, FEATURES, outputs=3) for _ in range(1 if tied else passes)
+            networks.make_proximal(proximal, FEATURES, 3) for _ in range(1 if tied else passes)
         )
         for network in self.proximals:
             last = [layer for layer in network.modules() if isinstance(layer, nn.Conv3d)][-1]

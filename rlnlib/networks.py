@@ -146,17 +146,17 @@ class ThreeLayerNet(nn.Module):
     Symmetries: commutes with every shift, of odd and even sizes alike. Mirrors and the exchange of the transverse axes
     are only learned. Cells of a batch never mix.
 
-    Shape: (B, inputs, N1, N2, N3) -> (B, 1, N1, N2, N3).
+    Shape: (B, inputs, N1, N2, N3) -> (B, outputs, N1, N2, N3).
     """
 
-    def __init__(self, inputs: int = 6, width: int = 32):
+    def __init__(self, inputs: int = 6, outputs: int = 1, *, width: int = 32):
         super().__init__()
         self.layers = nn.Sequential(
             PeriodicConv3d(inputs, width),
             PReLU(width),
             PeriodicConv3d(width, width),
             PReLU(width),
-            PeriodicConv3d(width, 1),
+            PeriodicConv3d(width, outputs),
         )
 
     def forward(self, field: torch.Tensor) -> torch.Tensor:
@@ -164,7 +164,7 @@ class ThreeLayerNet(nn.Module):
 
 
 #: The released V-Net, that of the paper's stated size, the one without a seam on odd sizes, and the plain sequence.
-PROXIMALS: dict[str, Callable[[int], nn.Module]] = {
+PROXIMALS: dict[str, Callable[..., nn.Module]] = {
     "vnet": VNet,
     "vnet-160k": partial(VNet, blocks=3),
     "vnet-periodic": PeriodicVNet,
@@ -186,8 +186,8 @@ def full_name(proximal: str | Callable[[int], nn.Module]) -> str:
     return known[0] if known else f"{named.__module__}:{named.__qualname__}"
 
 
-def find_proximal(proximal: str | Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:
-    """Return what makes a proximal operator from its number of input channels.
+def find_proximal(proximal: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Return what makes a proximal operator from its number of input channels (and of output channels, if not 1).
 
     Args:
         proximal: a name of :data:`PROXIMALS`, the "module:qualified name" of a function or class of yours, which is
@@ -214,13 +214,14 @@ def find_proximal(proximal: str | Callable[[int], nn.Module]) -> Callable[[int],
     return found  # type: ignore[return-value]
 
 
-def make_proximal(proximal: str | Callable[[int], nn.Module], inputs: int) -> nn.Module:
+def make_proximal(proximal: str | Callable[..., nn.Module], inputs: int, outputs: int = 1) -> nn.Module:
     """Make a new proximal operator; see :func:`find_proximal`.
 
     Raises:
         ValueError: for an unknown name, or for what does not make a module.
     """
-    made = find_proximal(proximal)(inputs)
+    make = find_proximal(proximal)
+    made = make(inputs) if outputs == 1 else make(inputs, outputs)
     if not isinstance(made, nn.Module):
         raise ValueError(f"proximal must make a torch.nn.Module; {full_name(proximal)} made {type(made).__name__}.")
     return made
