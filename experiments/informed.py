@@ -113,7 +113,7 @@ def by_application(model, stiff, contrast: float, iterations: int) -> dict:
     ways = {
         "network": [u.double() for u in model(single, return_iterates=True)],
         "guaranteed": model.guaranteed(cells, iterations),
-        "conjugate_gradient": certificate.least_energy_steps(cells.problem, start, [None] * iterations),
+        "conjugate_gradient": certificate.guarded_steps(cells.problem, start, [None] * iterations),
     }
     energy = truth.effective_stress[:, 0]
     table: dict = {}

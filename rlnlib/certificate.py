@@ -9,7 +9,7 @@ stiffness along the macroscopic strain e lies between two known numbers, whoever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -65,44 +65,64 @@ def _factor(problem: VoxelProblem, reference: green.GreenOperator) -> torch.Tens
 Proposal = Callable[[torch.Tensor], torch.Tensor]
 
 
-def least_energy_steps(
-    problem: VoxelProblem, u: torch.Tensor, proposals: list[Proposal | None]
+def guarded_steps(
+    problem: VoxelProblem, start: torch.Tensor, proposals: Iterable[Proposal | None]
 ) -> Iterator[torch.Tensor]:
-    """Each pass goes to the least energy over the preconditioned residual, the last step and a proposed direction.
+    """Conjugate gradients, and beside them the least energy over their iterate and what was proposed.
 
-    Without proposals these are conjugate gradients in their locally optimal form. With any proposal, however bad, the
-    energy after a pass is at most what the pass of conjugate gradients would have reached from the same iterate and
-    last step; so it converges at least as steepest descent does. A proposal costs one more application of K.
+    After k passes the answer is u_k = x_k + a (u_{k-1} - x_k) + b s + c d: x_k is the iterate of preconditioned
+    conjugate gradients (Hestenes & Stiefel 1952), s the last step of the answer and d the direction proposed at
+    u_{k-1}; a, b and c minimize the energy. They may be zero. So after every pass W(u_k) <= W(x_k), whoever proposes
+    what, and u converges as conjugate gradients do. A proposal costs one application of K more than an iteration.
 
     Args:
         problem: K and f, in float64.
-        u: the start, (B, 3, N1, N2, N3).
+        start: x_0 = u_0, (B, 3, N1, N2, N3).
         proposals: one for each pass, None for none. What is not finite in a proposal counts as zero.
 
     Yields:
-        The iterate after each pass, (B, 3, N1, N2, N3).
+        u_k after each pass, (B, 3, N1, N2, N3).
     """
-    residual = problem.rhs - problem.apply(u)
-    step = image = None
+    x, u = start, start
+    residual = problem.rhs - problem.apply(x)  # f - K x
+    of_answer, step = residual, torch.zeros_like(x)  # f - K u
+    direction = z = problem.precondition(residual)
+    image_of_step = step
+    rz = solvers.inner(residual, z)
     for propose in proposals:
-        directions = [problem.precondition(residual)]
-        if propose is not None:
-            proposed = propose(u).detach().to(u)
-            largest = proposed.abs().amax((1, 2, 3, 4), keepdim=True)
-            usable = torch.isfinite(largest) & (largest > 0)
-            directions.append(torch.where(usable, proposed / torch.where(usable, largest, 1), 0))
-        images = [problem.apply(direction.contiguous()) for direction in directions]
-        if step is not None and image is not None:
-            directions.append(step)
-            images.append(image)
+        image = problem.apply(direction.contiguous())
+        length = _ratio(rz, solvers.inner(direction, image))
+        x, residual = x + length * direction, residual - length * image
+        z = problem.precondition(residual)
+        rz, before = solvers.inner(residual, z), rz
+        direction = z + _ratio(rz, before) * direction
+        if propose is None:
+            proposed = image_of_proposal = torch.zeros_like(x)
+        else:
+            proposed = _usable(propose(u).detach().to(x))
+            image_of_proposal = problem.apply(proposed)
+        directions = [u - x, step, proposed]
+        images = [residual - of_answer, image_of_step, image_of_proposal]  # K u - K x = (f - K x) - (f - K u)
         gram = torch.stack([torch.stack([solvers.inner(d, k) for k in images], -1) for d in directions], -2)
         slope = torch.stack([solvers.inner(d, residual) for d in directions], -1)
-        weights = _minimizer(gram, slope)  # (B, directions)
-        parts = [weights[:, n].view(-1, 1, 1, 1, 1) for n in range(len(directions))]
-        step = sum((w * d for w, d in zip(parts, directions, strict=True)), torch.zeros_like(u))
-        image = sum((w * k for w, k in zip(parts, images, strict=True)), torch.zeros_like(u))
-        u, residual = u + step, residual - image
+        weights = _minimizer(gram, slope).view(-1, 3, 1, 1, 1, 1).unbind(1)
+        answer = x + sum((w * d for w, d in zip(weights, directions, strict=True)), torch.zeros_like(x))
+        new = residual - sum((w * k for w, k in zip(weights, images, strict=True)), torch.zeros_like(x))
+        step, image_of_step = answer - u, of_answer - new
+        u, of_answer = answer, new
         yield u
+
+
+def _ratio(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a / b of each cell; 0 where b is not positive, as in a cell that is solved. Shape: (B,) -> (B, 1, 1, 1, 1)."""
+    return torch.where(b > 0, a / torch.where(b > 0, b, 1), 0).view(-1, 1, 1, 1, 1)
+
+
+def _usable(proposed: torch.Tensor) -> torch.Tensor:
+    """The direction over its largest value, or zero where it has none that is finite."""
+    largest = proposed.abs().amax((1, 2, 3, 4), keepdim=True)
+    usable = torch.isfinite(largest) & (largest > 0)
+    return torch.where(usable, proposed / torch.where(usable, largest, 1), 0).contiguous()
 
 
 def _minimizer(gram: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:

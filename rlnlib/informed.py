@@ -162,13 +162,10 @@ class InformedRLN(nn.Module):
                 nn.init.zeros_(parameter)
 
     def direction(self, number: int, cells: Cells, u: torch.Tensor, dtype=torch.float32) -> torch.Tensor:
-        """The increment of u that pass ``number`` proposes; passes beyond the last one take its network.
-
-        Shape: (B, 3, N...) -> (B, 3, N...).
-        """
+        """The increment of u that pass ``number`` proposes. Shape: (B, 3, N...) -> (B, 3, N...)."""
         features = cells.features(u).float()
         with torch.autocast(u.device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
-            increment = self.proximals[min(number, len(self.proximals) - 1)](features)
+            increment = self.proximals[number % len(self.proximals)](features)
         increment = increment.to(u)
         return increment - increment.mean((2, 3, 4), keepdim=True)
 
@@ -181,17 +178,17 @@ class InformedRLN(nn.Module):
 
     @torch.no_grad()
     def guaranteed(self, cells: Cells, passes: int | None = None, dtype=torch.float32) -> list[torch.Tensor]:
-        """The iterates of passes that each go to the least energy over the learned direction, the preconditioned
-        residual and the last step: see :func:`rlnlib.certificate.least_energy_steps`.
+        """The iterates of passes whose energy is at most that of as many iterations of conjugate gradients, whatever
+        the weights are: see :func:`rlnlib.certificate.guarded_steps`.
 
-        Each takes two applications of K where a pass of :meth:`forward` takes one. Shape: cells in float64 ->
-        (B, 3, N1, N2, N3) for each pass.
+        Each takes two applications of K where a pass of :meth:`forward` takes one. Those after the last pass of the
+        network propose nothing. Shape: cells in float64 -> (B, 3, N1, N2, N3) for each pass.
         """
         proposals: list = [
-            functools.partial(self.direction, number, cells, dtype=dtype) for number in range(passes or self.passes)
+            functools.partial(self.direction, number, cells, dtype=dtype) if number < self.passes else None
+            for number in range(passes or self.passes)
         ]
-        start = torch.zeros_like(cells.problem.rhs)
-        return list(certificate.least_energy_steps(cells.problem, start, proposals))
+        return list(certificate.guarded_steps(cells.problem, torch.zeros_like(cells.problem.rhs), proposals))
 
 
 def energy_loss(iterates: list[torch.Tensor], cells: Cells) -> torch.Tensor:
@@ -331,7 +328,7 @@ def _within_bounds(problem: VoxelProblem, u, strain, energy_rtol: float | None, 
     history = [residual()]
     converged, iterations = history[0] == 0, torch.zeros(len(u), dtype=torch.int64, device=u.device)
     if energy_rtol is not None:
-        steps = certificate.least_energy_steps(problem, u, [None] * max_iterations)
+        steps = certificate.guarded_steps(problem, u, [None] * max_iterations)
         converged = met(energy_rtol)
         while not bool(converged.all()) and (following := next(steps, None)) is not None:
             iterations += ~converged
