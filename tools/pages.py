@@ -68,7 +68,27 @@ def model_cards(_=None) -> str:
         metrics = header["metrics"]
         text += f"| {entry['kind']} | {entry['contrast']:g} | ${entry['size']}^3$ | {parameters(entry):,} | "
         text += f"{metrics['mase_mean']:.2f} ± {metrics['mase_deviation']:.2f} % | {metrics['cells']:,} |\n"
-    return text + "".join(card(entry, header) for entry, header in cards)
+    return text + "".join(card(entry, header) for entry, header in cards) + informed_card()
+
+
+def informed_card() -> str:
+    """The network for every contrast: empty where none is shipped."""
+    try:
+        header = weight_files.pretrained_header("informed")
+    except ValueError:
+        return ""
+    recipe, metrics = header["recipe"], header["metrics"]
+    rows = {
+        "file": '`data/pretrained/informed.safetensors`, `rlnlib.load_pretrained("informed")`, for `rlnlib.predict`',
+        "network": f"{header['config']['passes']} passes; proximal operator `{header['config']['proximal']}`; "
+        "it sees strain, stress, stiffness and preconditioned residual, and answers with a displacement",
+        "training": f"{metrics['presented']:,} random cells of ${recipe['size']}^3$, no solution of any; "
+        f"contrasts 1 to {recipe['largest_contrast']:g}; {metrics['minutes']:g} minutes of two busy cores",
+        "holds for": "isotropic phases; tested at the contrasts, sizes, loads and phases of "
+        "`data/results/informed.json`. Every prediction has bounds of its effective stiffness",
+    }
+    lines = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
+    return f"\n## One network for all\n\n| | |\n|---|---|\n{lines}"
 
 
 def card(entry: dict, header: dict) -> str:

@@ -61,6 +61,7 @@ PARAMETERS: dict[str, Parameter] = {
     "n_validation": Parameter((1, _MANY), 2, 3),
     "n_test": Parameter((2, _MANY), 4, 6),
     "epochs": Parameter((1, _MANY), 2, 3),
+    "steps": Parameter((1, _MANY), 4, 6),
     "batch_size": Parameter((1, _MANY), 2, 4),
     "seed": Parameter((), 0, 1),  # `notebook.start` checks it, and the device
     "device": Parameter((), "auto", "cpu"),
