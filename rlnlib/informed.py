@@ -87,6 +87,11 @@ class Cells:
         """
         return _Energy.apply(u, self)
 
+    def best_factor(self, u: torch.Tensor) -> torch.Tensor:
+        """t with the least energy W(t u), at most W(0). Shape: (B, 3, N...) -> (B,)."""
+        image = solvers.inner(u, self.problem.apply(u.contiguous()))
+        return torch.where(image > 0, solvers.inner(u, self.problem.rhs) / torch.where(image > 0, image, 1), 0)
+
     def features(self, u: torch.Tensor) -> torch.Tensor:
         """What a pass is told: strain, stress over its mean, log(E / mean E) / 2, K_0^-1 r / mean E.
 
@@ -225,7 +230,8 @@ def predict(
     """Predict strain and stress of periodic cells, and bound the effective stiffness along the macroscopic strain.
 
     The network predicts one field for each component of the macroscopic strain that is not zero, turned to the axial
-    or the shear load that it was trained on by an exchange of axes; the fields add up, as the equation is linear.
+    or the shear load that it was trained on by an exchange of axes; the fields add up, as the equation is linear. Each
+    is scaled to its least energy: so one far off the mark, as at a contrast beyond the training's, does little harm.
 
     Args:
         model: the network; it is used in evaluation mode and left as it was.
@@ -307,6 +313,7 @@ def _superposed(model, labels, phases, strain, guaranteed: bool, network_dtype) 
         unit = torch.eye(6, dtype=torch.float64, device=labels.device)[trained].expand(len(loaded), 6)
         cells = Cells(young, poisson, unit, torch.float64 if guaranteed else torch.float32)
         u = model.guaranteed(cells, dtype=network_dtype)[-1] if guaranteed else model(cells, network_dtype)
+        u = u * cells.best_factor(u).view(-1, 1, 1, 1, 1)
         order = [b if i == a else a if i == b else i for i in range(3)]
         part = u.double().transpose(2 + a, 2 + b)[:, order] * strain[loaded, component].view(-1, 1, 1, 1, 1)
         total[loaded] += part
