@@ -19,6 +19,7 @@ import torch
 
 import rlnlib
 from rlnlib import certificate, dataset, informed, solvers, weight_files
+from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.provenance import parse, significant, write_record
 
 LOADS = {
@@ -152,9 +153,9 @@ def seconds(model, size: int, contrast: float = 50.0, cells: int = 4) -> dict[st
             started = time.process_time()
             model(made)
             network = (time.process_time() - started) / (cells * model.passes)
-        solvers.conjugate_gradient(made.problem, solvers.StoppingRule(1e-4))
+        conjugate_gradient(made.problem, solvers.StoppingRule(1e-4))
         started = time.process_time()
-        _, statistics = solvers.conjugate_gradient(made.problem, solvers.StoppingRule(1e-4))
+        _, statistics = conjugate_gradient(made.problem, solvers.StoppingRule(1e-4))
         iteration = (time.process_time() - started) / int(statistics.iterations.sum())
     finally:
         torch.set_num_threads(threads)

@@ -45,17 +45,21 @@ def energy_bounds(
     error = solvers.inner(residual, reference.displacement(residual)) / _factor(problem, reference) / voxels
     strain = macroscopic_strain.to(u)
     uniform = strain.view(-1, 6, 1, 1, 1).expand(-1, -1, *u.shape[2:])
-    mean = solvers.inner(problem.stress(uniform), uniform) / voxels
+    mean = solvers.inner(elasticity.hooke(uniform, *_lame(problem)), uniform) / voxels
     upper = mean + solvers.inner(u, image - 2 * problem.rhs) / voxels
     return torch.stack([upper - error, upper], 1)
 
 
+def _lame(problem: VoxelProblem) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lame's lambda and mu of each voxel. Shape: -> two (B, 1, N1, N2, N3)."""
+    units = torch.tensor(problem.units, dtype=torch.float64).to(problem.moduli)  # (P, 2)
+    lam, mu = torch.einsum("pq,bp...->qb...", units, problem.moduli)[:, :, None]
+    return lam, mu
+
+
 def _factor(problem: VoxelProblem, reference: green.GreenOperator) -> torch.Tensor:
     """The largest s of each cell with s C_reference <= C in every voxel. Shape: -> (B,)."""
-    lam, mu = (
-        torch.einsum("p,bp...->b...", parameter.to(problem.moduli), problem.moduli)
-        for parameter in (problem.unit_stiffness[:, 0, 1], problem.unit_stiffness[:, 3, 3] / 2)
-    )
+    lam, mu = _lame(problem)
     reference_lam, reference_mu = reference.lame
     bulk_ratio = (lam + 2 * mu / 3) / (reference_lam + 2 * reference_mu / 3)
     return torch.minimum(bulk_ratio, mu / reference_mu).flatten(1).amin(1)
@@ -135,3 +139,41 @@ def _minimizer(gram: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     scaled = scale[..., None] * ((gram + gram.mT) / 2) * scale[..., None, :]
     inverse = torch.linalg.pinv(scaled, rtol=1e-10, hermitian=True)
     return scale * (inverse @ (scale * slope)[..., None])[..., 0]
+
+
+def solve_within_bounds(
+    problem: VoxelProblem, u: torch.Tensor, macroscopic_strain: torch.Tensor, energy_rtol: float | None, most: int
+) -> tuple[torch.Tensor, solvers.Statistics]:
+    """Go on from u by conjugate gradients until the bounds are close enough, relative to the upper one.
+
+    Args:
+        problem: K, f, and the reference medium of the bounds.
+        u: the start, (B, 3, N1, N2, N3).
+        macroscopic_strain: (B, 6).
+        energy_rtol: the tolerance; None for no iteration at all.
+        most: iterations, at most.
+
+    Returns:
+        u, and the statistics; without a tolerance, a cell has converged only where its residual is 0.
+    """
+    scale = solvers.norm(problem.rhs)
+    scale = torch.where(scale > 0, scale, 1)
+
+    def residual():
+        return solvers.norm(problem.rhs - problem.apply(u)) / scale
+
+    def met(tolerance: float):
+        lower, upper = energy_bounds(problem, u, macroscopic_strain, problem.operator).unbind(1)
+        return upper - lower <= tolerance * upper
+
+    history = [residual()]
+    converged, iterations = history[0] == 0, torch.zeros(len(u), dtype=torch.int64, device=u.device)
+    if energy_rtol is not None:
+        steps = guarded_steps(problem, u, [None] * most)
+        converged = met(energy_rtol)
+        while not bool(converged.all()) and (following := next(steps, None)) is not None:
+            iterations += ~converged
+            u = torch.where(converged.view(-1, 1, 1, 1, 1), u, following)
+            history.append(torch.where(converged, torch.nan, residual()))
+            converged = met(energy_rtol)
+    return u, solvers.Statistics(converged, iterations, torch.stack(history, 1), residual())

@@ -18,8 +18,9 @@ import warnings
 import torch
 from torch import nn
 
-from rlnlib import _checks, certificate, elasticity, green, networks, solvers
-from rlnlib.fast import cores
+from rlnlib import _checks, certificate, discretizations, elasticity, fast, green, networks, solvers
+from rlnlib.conjugate_gradient import conjugate_gradient
+from rlnlib.problem import CellProblem, cell_problem
 from rlnlib.solvers import Solution, StoppingRule
 from rlnlib.voxel_fe import VoxelProblem
 
@@ -27,7 +28,6 @@ from rlnlib.voxel_fe import VoxelProblem
 REFERENCE_POISSON = 0.3
 #: Channels of :meth:`Cells.features`: strain, stress, Young's modulus, preconditioned residual.
 FEATURES = 6 + 6 + 1 + 3
-_UNIT = torch.stack([elasticity.stiffness_from_lame(1, 0), elasticity.stiffness_from_lame(0, 1)])
 _kept_operator = functools.lru_cache(maxsize=4)(green.GreenOperator)
 
 
@@ -55,13 +55,14 @@ class Cells:
         operator = _kept_operator(
             tuple(young.shape[1:]), "bbar", 1.0, REFERENCE_POISSON, dtype=dtype, device=young.device
         )
-        self._mean_gradient = green.element_gradient("bbar").mean(0).flatten(1).to(young.device, dtype)  # (6, 24)
-        self.problem = VoxelProblem(lame.to(dtype).contiguous(), _UNIT, operator)
-        # What exceeds the smallest moduli alone makes a force, so that the force in a homogeneous cell is exactly 0.
-        excess = VoxelProblem((lame - lame.amin((2, 3, 4), keepdim=True)).to(dtype), _UNIT, operator)
+        gradient = discretizations.BBar.element_gradient()
+        self._mean_gradient = gradient.mean(0).flatten(1).to(young.device, dtype)  # (6, 24)
         uniform = self.macroscopic_strain.view(-1, 6, 1, 1, 1).expand(-1, -1, *young.shape[1:])
-        self.problem.rhs = -self.forces(excess.stress(uniform))
-        self._uniform_energy = (self.problem.stress(uniform) * uniform).double().sum(1).mean((1, 2, 3)) / 2  # (B,)
+        # What exceeds the smallest moduli alone makes a force, so that the force in a homogeneous cell is exactly 0.
+        excess = (lame - lame.amin((2, 3, 4), keepdim=True)).to(dtype)
+        force = -self.forces(elasticity.hooke(uniform, *excess.split(1, 1)))
+        self.problem = _ProblemOfFields(lame.to(dtype).contiguous(), force, operator)
+        self._uniform_energy = (self.stress(uniform) * uniform).double().sum(1).mean((1, 2, 3)) / 2  # (B,)
         logarithm = young.log()[:, None]
         mean = logarithm.mean((2, 3, 4), keepdim=True)
         self._stiffness = ((logarithm - mean) / 2).to(dtype)  # (B, 1, N1, N2, N3)
@@ -70,11 +71,15 @@ class Cells:
     def forces(self, stress: torch.Tensor) -> torch.Tensor:
         """B^T sigma: nodal forces of a stress that is uniform in each voxel. Shape: (B, 6, N...) -> (B, 3, N...)."""
         corners = torch.einsum("nc,bnxyz->bcxyz", self._mean_gradient, stress)
-        return green.to_corners(corners, stress.new_ones(1, 1, 1, 1, 1))
+        return discretizations.to_corners(corners, stress.new_ones(1, 1, 1, 1, 1))
 
     def strain(self, u: torch.Tensor) -> torch.Tensor:
         """e / |e| + B u, the voxel means; differentiable. Shape: (B, 3, N...) -> (B, 6, N...)."""
         return _MeanStrain.apply(u, self)
+
+    def stress(self, strain: torch.Tensor) -> torch.Tensor:
+        """sigma = C epsilon. Shape: (B, 6, N...) -> (B, 6, N...)."""
+        return elasticity.hooke(strain, *self.problem.moduli.split(1, 1))
 
     def residual(self, u: torch.Tensor) -> torch.Tensor:
         """r = f - K u. Shape: (B, 3, N...) -> (B, 3, N...)."""
@@ -100,12 +105,21 @@ class Cells:
         Shape: (B, 3, N...) -> (B, FEATURES, N...).
         """
         strain = self.strain(u)
-        stress = self.problem.stress(strain)
+        stress = self.stress(strain)
         mean = stress.norm(dim=1, keepdim=True).mean((2, 3, 4), keepdim=True)
         stress = stress / mean.clamp(min=torch.finfo(mean.dtype).tiny)
         with torch.no_grad():
             z = self.problem.precondition(self.residual(u)) / self._mean_young
         return torch.cat([_squashed(strain), _squashed(stress), self._stiffness, z], 1)
+
+
+class _ProblemOfFields(VoxelProblem):
+    """K u = f for moduli that are fields instead of phases: Lame's lambda and mu, (B, 2, N1, N2, N3)."""
+
+    def __init__(self, lame: torch.Tensor, force: torch.Tensor, operator: green.GreenOperator):
+        self.operator, self.moduli, self.rhs = operator, lame, force
+        self.units = [(1.0, 0.0), (0.0, 1.0)]
+        self.stiffness = operator.discretization.stiffness(self.units)
 
 
 def _squashed(field: torch.Tensor) -> torch.Tensor:
@@ -251,9 +265,7 @@ def predict(
     Raises:
         ValueError: for whatever :func:`rlnlib.solve_strain` refuses, or an odd axis that is too short for the network.
     """
-    phases = _checks.as_phases(contrast, poisson, phases)
-    labels = _checks.as_labels(stiff, len(phases))
-    load = _checks.mandel_vector("macroscopic_strain", macroscopic_strain, batch=len(labels))
+    problem = cell_problem(stiff, contrast, poisson, macroscopic_strain, phases)
     _checks.floating(dtype)
     if rtol is not None and energy_rtol is not None:
         raise ValueError("Give rtol or energy_rtol, and not both.")
@@ -262,30 +274,32 @@ def predict(
     stopping = StoppingRule(1.0 if rtol is None else rtol, max_iterations=max_iterations)
     home = next(model.parameters()).device
     device = _checks.as_device(device, home)
-    reference = _kept_operator(tuple(labels.shape[1:]), "bbar", *certificate.softest_medium(phases), device=device)
-    together, workers = cores.chunking(labels[0].numel(), device, _BATCH_VOXELS)
-    together = min(together, math.ceil(len(labels) / workers))  # few cells keep all workers busy, too
+    reference = _kept_operator(problem.shape, "bbar", *certificate.softest_medium(problem.phases), device=device)
+    together, workers = fast.cores.chunking(math.prod(problem.shape), device, _BATCH_VOXELS)
+    together = min(together, math.ceil(len(problem) / workers))  # few cells keep all workers busy, too
 
     @torch.no_grad()  # here, since it holds for one thread
-    def answer(chunk) -> Solution:
-        cells, strain = (part.to(device) for part in chunk)
-        u = _superposed(model, cells, phases, strain, guaranteed, network_dtype)
-        problem = VoxelProblem.from_labels(cells, phases, strain, reference)
+    def answer(first: int) -> Solution:
+        cells = problem.part(slice(first, first + together), device)
+        u = _superposed(model, cells, guaranteed, network_dtype)
+        equilibrium = VoxelProblem(cells, reference)
         if rtol is not None:
-            u, statistics = solvers.conjugate_gradient(problem, stopping, start=u)
+            u, statistics = conjugate_gradient(equilibrium, stopping, start=u)
         else:
-            u, statistics = _within_bounds(problem, u, strain, energy_rtol, max_iterations)
-        fields = problem.strain(u, strain)
-        stress = problem.stress(fields)
-        bounds = certificate.energy_bounds(problem, u, strain, reference)
+            u, statistics = certificate.solve_within_bounds(
+                equilibrium, u, cells.macroscopic_strain, energy_rtol, max_iterations
+            )
+        strain = equilibrium.strain(u, cells.macroscopic_strain)
+        stress = elasticity.hooke(strain, *cells.lame())
+        bounds = certificate.energy_bounds(equilibrium, u, cells.macroscopic_strain, reference)
         known = {**vars(statistics), "displacement": u, "energy_bounds": bounds}
-        return Solution(fields, stress, stress.mean((2, 3, 4)), **known).to(dtype)
+        return Solution(strain, stress, stress.mean((2, 3, 4)), **known).to(dtype)
 
     was_training = model.training
     model.eval().to(device)
     try:
-        chunks = list(zip(labels.split(together), load.split(together), strict=True))
-        solution = solvers.concatenate(list(cores.map_on_cores(answer, chunks, workers)))
+        parts = fast.cores.map_on_cores(answer, range(0, len(problem), together), workers)
+        solution = solvers.concatenate(list(parts))
     finally:
         model.train(was_training).to(home)
     if rtol is not None:
@@ -293,7 +307,7 @@ def predict(
     elif energy_rtol is not None and not bool(solution.converged.all()):
         failed = torch.nonzero(~solution.converged).flatten().tolist()
         warnings.warn(
-            f"The bounds of {len(failed)} of {len(labels)} cells, the first of them cell {failed[0]}, are not within "
+            f"The bounds of {len(failed)} of {len(problem)} cells, the first of them cell {failed[0]}, are not within "
             f"energy_rtol={energy_rtol:g} after {max_iterations} iterations: raise max_iterations.",
             RuntimeWarning,
             stacklevel=2,
@@ -301,9 +315,10 @@ def predict(
     return solution
 
 
-def _superposed(model, labels, phases, strain, guaranteed: bool, network_dtype) -> torch.Tensor:
-    """Sum over the components of the macroscopic strain. Shape: (B, N...), (B, 6) -> (B, 3, N...) float64."""
-    moduli = torch.tensor(phases, dtype=torch.float64, device=labels.device)
+def _superposed(model, cells: CellProblem, guaranteed: bool, network_dtype) -> torch.Tensor:
+    """Sum over the components of the macroscopic strain. Shape: -> (B, 3, N...) float64."""
+    labels, strain = cells.labels, cells.macroscopic_strain
+    moduli = torch.tensor(cells.phases, dtype=torch.float64, device=labels.device)
     total = labels.new_zeros((len(labels), 3, *labels.shape[1:]), dtype=torch.float64)
     for component, (trained, (a, b)) in enumerate(_TRAINED):
         loaded = torch.nonzero(strain[:, component]).flatten()
@@ -311,35 +326,10 @@ def _superposed(model, labels, phases, strain, guaranteed: bool, network_dtype) 
             continue
         young, poisson = moduli[labels[loaded].transpose(1 + a, 1 + b).contiguous()].unbind(-1)
         unit = torch.eye(6, dtype=torch.float64, device=labels.device)[trained].expand(len(loaded), 6)
-        cells = Cells(young, poisson, unit, torch.float64 if guaranteed else torch.float32)
-        u = model.guaranteed(cells, dtype=network_dtype)[-1] if guaranteed else model(cells, network_dtype)
-        u = u * cells.best_factor(u).view(-1, 1, 1, 1, 1)
+        turned = Cells(young, poisson, unit, torch.float64 if guaranteed else torch.float32)
+        u = model.guaranteed(turned, dtype=network_dtype)[-1] if guaranteed else model(turned, network_dtype)
+        u = u * turned.best_factor(u).view(-1, 1, 1, 1, 1)
         order = [b if i == a else a if i == b else i for i in range(3)]
         part = u.double().transpose(2 + a, 2 + b)[:, order] * strain[loaded, component].view(-1, 1, 1, 1, 1)
         total[loaded] += part
     return total - total.mean((2, 3, 4), keepdim=True)
-
-
-def _within_bounds(problem: VoxelProblem, u, strain, energy_rtol: float | None, max_iterations: int):
-    """Conjugate gradients until the bounds are close enough, or none at all. Shape: -> u, statistics."""
-    scale = solvers.norm(problem.rhs)
-    scale = torch.where(scale > 0, scale, 1)
-
-    def residual():
-        return solvers.norm(problem.rhs - problem.apply(u)) / scale
-
-    def met(tolerance: float):
-        lower, upper = certificate.energy_bounds(problem, u, strain, problem.operator).unbind(1)
-        return upper - lower <= tolerance * upper
-
-    history = [residual()]
-    converged, iterations = history[0] == 0, torch.zeros(len(u), dtype=torch.int64, device=u.device)
-    if energy_rtol is not None:
-        steps = certificate.guarded_steps(problem, u, [None] * max_iterations)
-        converged = met(energy_rtol)
-        while not bool(converged.all()) and (following := next(steps, None)) is not None:
-            iterations += ~converged
-            u = torch.where(converged.view(-1, 1, 1, 1, 1), u, following)
-            history.append(torch.where(converged, torch.nan, residual()))
-            converged = met(energy_rtol)
-    return u, solvers.Statistics(converged, iterations, torch.stack(history, 1), residual())

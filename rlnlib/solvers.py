@@ -305,7 +305,8 @@ def concatenate(parts: list[Solution]) -> Solution:
     if len(parts) == 1:
         return parts[0]
     length = max(part.residuals.shape[1] for part in parts)
-    fields = {name: [getattr(part, name) for part in parts] for name in Solution.__dataclass_fields__}
+    names = [name for name in Solution.__dataclass_fields__ if getattr(parts[0], name) is not None]
+    fields = {name: [getattr(part, name) for part in parts] for name in names}
     fields["residuals"] = [
         torch.nn.functional.pad(r, (0, length - r.shape[1]), value=torch.nan) for r in fields["residuals"]
     ]
