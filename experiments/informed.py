@@ -1,6 +1,6 @@
 """Does one network, trained without a solution, serve every contrast, load, phase and size?
 
-    python experiments/informed.py --files paper-10.h5 paper-50.h5 --out data/results/informed.json
+    python experiments/informed.py --files paper-50.h5 --out data/results/informed.json
 
 Scores the shipped network of ``experiments/train_informed.py`` on cells that it has not seen. The solver is the truth.
 
@@ -190,14 +190,19 @@ def certificate_holds(model, count: int, group: int = 250) -> dict:
 
 
 def on_test_set(model, path: Path, cells: int) -> dict:
-    """The first test cells of a data set of the paper's kind, against its stored strains."""
+    """The first test cells of a data set of the paper's design, at contrast 10 and 50: against the stored strains
+    where the set is of that contrast, else against the solver's."""
     held = dataset.StrainDataset(path, "test", in_memory=False)
     cells = min(cells, len(held))
-    stiff, truth = (torch.stack(part) for part in zip(*[held[i] for i in range(cells)], strict=True))
-    contrast = dataset.read_parameters(path).contrast
-    predicted = rlnlib.predict(model, stiff, contrast, dtype=torch.float32).strain[:, 0]
-    error = rlnlib.mase(predicted, truth.view_as(predicted))
-    return {f"{contrast:g}": {"cells": cells, "of": len(held), "mase": summary(error)}}
+    stiff, stored = (torch.stack(part) for part in zip(*[held[i] for i in range(cells)], strict=True))
+    table = {}
+    for contrast in (10.0, 50.0):
+        is_stored = dataset.read_parameters(path).contrast == contrast
+        truth = stored if is_stored else rlnlib.solve_strain(stiff, contrast, rtol=1e-6).strain[:, 0].float()
+        predicted = rlnlib.predict(model, stiff, contrast, dtype=torch.float32).strain[:, 0]
+        error = rlnlib.mase(predicted, truth.view_as(predicted))
+        table[f"{contrast:g}"] = {"cells": cells, "of": len(held), "mase": summary(error)}
+    return table
 
 
 def main():
