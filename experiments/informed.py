@@ -99,7 +99,8 @@ def shapes(size: int) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def by_application(model, stiff, contrast: float, iterations: int) -> dict:
-    """Mean errors after each pass of the network, of its guaranteed variant, and of conjugate gradients.
+    """Mean errors after each pass of the network, of its guaranteed variant, of conjugate gradients from zero, and of
+    conjugate gradients that go on from the prediction.
 
     A pass of the network takes one application of K and one of the Green operator, as an iteration of conjugate
     gradients does; one of the guaranteed variant takes two of K.
@@ -111,8 +112,10 @@ def by_application(model, stiff, contrast: float, iterations: int) -> dict:
     cells = informed.Cells(young, torch.full_like(young, 0.3), loads, torch.float64)
     single = informed.Cells(young, torch.full_like(young, 0.3), loads)
     start = torch.zeros_like(cells.problem.rhs)
+    passes = [u.double() for u in model(single, return_iterates=True)]
     ways = {
-        "network": [u.double() for u in model(single, return_iterates=True)],
+        "network": passes,
+        "continued": certificate.guarded_steps(cells.problem, passes[-1], [None] * iterations),
         "guaranteed": model.guaranteed(cells, iterations),
         "conjugate_gradient": certificate.guarded_steps(cells.problem, start, [None] * iterations),
     }
