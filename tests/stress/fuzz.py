@@ -197,6 +197,7 @@ OTHER_NAMES = {
     "phases": ["poisson", "Young"],
     "contrast": ["labels", "moduli"],
     "batch_mean": ["released"],
+    "macroscopic_stress": ["macroscopic_strain"],  # that it leads to
     "proximal": ["network of the file", "released"],
     "kind": ["No weights", "fln"],
     "size": ["grain_size", "No weights"],
@@ -221,7 +222,7 @@ def campaign(names: list[str] | None, calls: int, seed: int, seconds: float = 10
                 replaced = draw.sample(known, min(len(known), draw.choice((1, 1, 1, 2))))
                 changed = {p: draw.choice(values) for p in replaced}
                 wanted = [*replaced, *(other for p in replaced for other in OTHER_NAMES.get(p, []))]
-                wanted += [value[:40] for value in changed.values() if isinstance(value, str) and value]
+                wanted += [os.fsdecode(v)[:40] for v in changed.values() if isinstance(v, (str, bytes)) and v]
                 verdict = judge(function, {**arguments, **changed}, wanted, seconds)
                 for made in ("new.h5", "foreign.h5"):
                     Path(place, made).unlink(missing_ok=True)
