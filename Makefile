@@ -13,12 +13,13 @@ export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 export MALLOC_TOP_PAD_ ?= 67108864
 
-.PHONY: help install book test avx2 flakes act notebooks pdf archive clean
+.PHONY: help install book test stress avx2 flakes act notebooks pdf archive clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book       run the notebooks (PROFILE=ci) and render the book from them"
 	@echo "make test       lint, unit tests, the pages in a browser (if there is one), notebooks compared"
+	@echo "make stress     13,600 hostile calls, 50 kills of data generation and 30 of a training"
 	@echo "make avx2       the same notebooks compared with AVX2 kernels and one thread, as on an older processor"
 	@echo "make flakes     the same twenty times over, to find outputs that differ by chance"
 	@echo "make act        run each notebook with each parameter changed, and record what changes"
@@ -52,6 +53,11 @@ test: install
 	@if [ -n "$$RLN_BROWSER" ] || command -v chromium >/dev/null; then $(VENV) tools/build.py book; fi # for test_browser
 	@$(VENV) -m pytest tests
 	@$(VENV) tools/build.py compare
+
+stress: install
+	@$(VENV) tests/stress/fuzz.py --calls 13600
+	@$(VENV) tests/stress/kill_generation.py --kills 50
+	@$(VENV) tests/stress/kill_training.py --kills 30
 
 avx2: export ATEN_CPU_CAPABILITY := avx2
 avx2: export ONEDNN_MAX_CPU_ISA := AVX2

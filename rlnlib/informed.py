@@ -74,7 +74,7 @@ class Cells:
         return discretizations.to_corners(corners, stress.new_ones(1, 1, 1, 1, 1))
 
     def strain(self, u: torch.Tensor) -> torch.Tensor:
-        """e / |e| + B u, the voxel means; differentiable. Shape: (B, 3, N...) -> (B, 6, N...)."""
+        """Unit macroscopic strain plus B u, the voxel means; differentiable. Shape: (B, 3, N...) -> (B, 6, N...)."""
         return _MeanStrain.apply(u, self)
 
     def stress(self, strain: torch.Tensor) -> torch.Tensor:

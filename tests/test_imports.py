@@ -197,5 +197,4 @@ def test_notebooks_read_text_as_utf_8():
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             if cell["cell_type"] == "code" and without_encoding("".join(cell["source"])):
                 wrong.append(f"{path.name}: {cell['id']}")
-    if wrong:
-        pytest.xfail(f"still to be mended by whoever writes there: {', '.join(wrong)}")
+    assert not wrong, f"say encoding=\"utf-8\" in {', '.join(wrong)}"

@@ -157,6 +157,8 @@ def find_error(path: Path) -> str | None:
 def stamp(partial: Path, source: Path, values: dict, profile: str, seconds: float) -> None:
     """Record in an executed copy what made it, and say so in a line under its title."""
     notebook = nbformat.read(partial, as_version=4)
+    # The line under the title names the values that papermill put into a cell of its own.
+    notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     made = {
         "commit": current_commit() or "unknown",
@@ -175,9 +177,6 @@ def stamp(partial: Path, source: Path, values: dict, profile: str, seconds: floa
         f"Executed on {made['date']} at the `{profile}` profile in {made['seconds']} s, from commit {made['commit']}, "
     )
     line += f"{made['cells']} cells. Parameters: {shown}."
-    injected = [n for n, cell in enumerate(notebook.cells) if "injected-parameters" in cell.metadata.get("tags", [])]
-    for n in reversed(injected):  # the line names them
-        del notebook.cells[n]
     notebook.cells.insert(1, nbformat.v4.new_markdown_cell(f":::{{admonition}} Provenance\n:class: note\n{line}\n:::"))
     nbformat.write(notebook, partial)
 
