@@ -5,9 +5,10 @@ reads ``case.json`` and a cell in HDF5, and writes its fields to HDF5. Its array
 order is 11, 22, 33, 12, 13, 23; ours are x, y, z and 11, 22, 33, 23, 13, 12. The stress is computed here from the
 strain (eq. 1), since both are means over a voxel of one material.
 
-    rlnlib.fans.write("case", cell, contrast=50)   # then on a cluster: mpirun -n 64 FANS case.json result.h5
-    rlnlib.fans.run("case", ranks=4)               # or here, where the program is
-    solution = rlnlib.fans.read("case")
+    from rlnlib import fans
+    fans.write("case", cell, contrast=50)   # then on a cluster: mpirun -n 64 FANS case.json result.h5
+    fans.run("case", ranks=4)               # or here, where the program is
+    solution = fans.read("case")
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ a Fourier transform makes it a 3 x 3 matrix for each frequency.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from typing import Any
 
@@ -106,6 +107,19 @@ class GreenOperator:
             torch.mul(self.inverse[i, 0], spectrum[:, 0], out=solved[:, i])
             solved[:, i].addcmul_(self.inverse[i, 1], spectrum[:, 1]).addcmul_(self.inverse[i, 2], spectrum[:, 2])
         return solved
+
+
+def kept_operator(*arguments, **options) -> GreenOperator:
+    """Return the :class:`GreenOperator` of these arguments, one of those last used where it is among them.
+
+    To make the operator of a small grid takes as long as to solve one cell with it.
+    """
+    return _kept(*arguments, fast_parts=fast.use(options.get("device") or "cpu"), **options)
+
+
+@functools.lru_cache(maxsize=8)
+def _kept(*arguments, fast_parts: bool, **options) -> GreenOperator:
+    return GreenOperator(*arguments, **options)
 
 
 class Fourier:

@@ -28,7 +28,6 @@ from rlnlib.voxel_fe import VoxelProblem
 REFERENCE_POISSON = 0.3
 #: Channels of :meth:`Cells.features`: strain, stress, Young's modulus, preconditioned residual.
 FEATURES = 6 + 6 + 1 + 3
-_kept_operator = functools.lru_cache(maxsize=4)(green.GreenOperator)
 
 
 class Cells:
@@ -52,7 +51,7 @@ class Cells:
         young = young / young.amin((1, 2, 3), keepdim=True)
         shear = young / (2 * (1 + poisson))
         lame = torch.stack([2 * shear * poisson / (1 - 2 * poisson), shear], 1)  # (B, 2, N1, N2, N3)
-        operator = _kept_operator(
+        operator = green.kept_operator(
             tuple(young.shape[1:]), "bbar", 1.0, REFERENCE_POISSON, dtype=dtype, device=young.device
         )
         gradient = discretizations.BBar.element_gradient()
@@ -170,10 +169,11 @@ class InformedRLN(nn.Module):
 
     def __init__(self, passes: int = 5, tied: bool = False, proximal: str = "vnet-periodic"):
         super().__init__()
-        self.passes = _checks.positive_integer("passes", passes)
-        self.config: dict = {"passes": passes, "tied": bool(tied), "proximal": proximal}
+        self.passes = _checks.positive_integer("passes", passes, most=1000)
+        _checks.one_of("proximal", proximal, networks.PROXIMALS)
+        self.config: dict = {"passes": self.passes, "tied": bool(tied), "proximal": proximal}
         self.proximals = nn.ModuleList(
-            networks.make_proximal(proximal, FEATURES, 3) for _ in range(1 if tied else passes)
+            networks.make_proximal(proximal, FEATURES, 3) for _ in range(1 if tied else self.passes)
         )
         for network in self.proximals:
             last = [layer for layer in network.modules() if isinstance(layer, nn.Conv3d)][-1]
@@ -265,8 +265,14 @@ def predict(
     Raises:
         ValueError: for whatever :func:`rlnlib.solve_strain` refuses, or an odd axis that is too short for the network.
     """
+    if not isinstance(model, InformedRLN):
+        raise ValueError(
+            f"model must be the network of load_pretrained('informed') or another InformedRLN, not a "
+            f"{type(model).__name__}; rlnlib.predict_strain serves the networks of the paper."
+        )
     problem = cell_problem(stiff, contrast, poisson, macroscopic_strain, phases)
     _checks.floating(dtype)
+    _checks.floating(network_dtype, (torch.float32, torch.bfloat16))
     if rtol is not None and energy_rtol is not None:
         raise ValueError("Give rtol or energy_rtol, and not both.")
     if energy_rtol is not None:
@@ -274,7 +280,7 @@ def predict(
     stopping = StoppingRule(1.0 if rtol is None else rtol, max_iterations=max_iterations)
     home = next(model.parameters()).device
     device = _checks.as_device(device, home)
-    reference = _kept_operator(problem.shape, "bbar", *certificate.softest_medium(problem.phases), device=device)
+    reference = green.kept_operator(problem.shape, "bbar", *certificate.softest_medium(problem.phases), device=device)
     together, workers = fast.cores.chunking(math.prod(problem.shape), device, _BATCH_VOXELS)
     together = min(together, math.ceil(len(problem) / workers))  # few cells keep all workers busy, too
 

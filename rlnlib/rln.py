@@ -163,6 +163,8 @@ def predict_strain(
     stiff = _checks.as_labels(stiff)
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a network, as rlnlib.load_pretrained gives it; it is {type(model).__name__}.")
+    if hasattr(model, "guaranteed"):
+        raise ValueError("An informed network takes the moduli and the load, too: call rlnlib.predict.")
     _checks.floating(dtype, (torch.float32, torch.bfloat16))
     _checks.boolean("return_iterates", return_iterates)
     home = next(model.parameters(), torch.empty(0)).device

@@ -5,15 +5,6 @@ from __future__ import annotations
 import torch
 
 
-def augmented(cells: torch.Tensor, strain: torch.Tensor, generator: torch.Generator):
-    """Draw symmetry copies of a batch: any shift, mirrors of the three axes, exchange of the transverse axes.
-
-    Shape: two (B, N, N, N) -> the same.
-    """
-    moves = draw_moves(len(cells), generator).to(cells.device)
-    return moved_by(cells, moves), moved_by(strain, moves)
-
-
 def draw_moves(count: int, generator: torch.Generator) -> torch.Tensor:
     """Draw shifts along three axes, mirrors of three axes, and exchange. Shape: -> (count, 7) int64."""
     return torch.randint(0, 2**31 - 1, (count, 7), generator=generator)

@@ -150,6 +150,10 @@ def train(
             checkpoint is damaged, or if it cannot be written.
         FloatingPointError: if the loss or a weight is no longer finite; the last good checkpoint is kept.
     """
+    if not isinstance(model, RLN):
+        raise ValueError(
+            f"model must be a rlnlib.RLN, with a network of yours as its proximal; it is a {type(model).__name__}."
+        )
     stiff, strain = _pair("train_set", train_set)
     held_out = _pair("validation_set", validation_set)
     if config.pass_weights is not None and len(config.pass_weights) != model.passes:

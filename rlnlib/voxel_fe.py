@@ -8,7 +8,6 @@ Fourier space. The strain returned is the mean over the voxel; for a trilinear c
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -198,12 +197,6 @@ def _strain_of_mixed_load(cell: CellProblem, method: Method, strain, stress, of_
     return found
 
 
-@functools.lru_cache(maxsize=4)
-def _cached_operator(*arguments, fast_parts: bool) -> green.GreenOperator:
-    """Making the operator of a small grid takes as long as solving one cell with it: those last used are kept."""
-    return green.GreenOperator(*arguments)
-
-
 def _solve(cell: CellProblem, method: Method) -> Solution:
     """Solve chunk by chunk, in units in which moduli, strains and edges are of the order of one."""
     cell.refuse_fields_beyond(method.kept_dtype)
@@ -211,7 +204,7 @@ def _solve(cell: CellProblem, method: Method) -> Solution:
     chunk, workers = fast.cores.chunking(math.prod(cell.shape), device)
     # The preconditioner alone needs the operator's inverse, 72 bytes a voxel in float64: once, as the loop takes it.
     work_dtype, medium = method.work_dtype(cell.contrast), method.medium(scaled.phases, units.modulus)
-    arguments = (cell.shape, method.discretization, *medium, work_dtype, device, scaled.spacing)
+    make = green.kept_operator if chunk > 1 else green.GreenOperator
 
     def solve(first: int) -> Solution:
         cells = slice(first, first + chunk)
@@ -229,10 +222,9 @@ def _solve(cell: CellProblem, method: Method) -> Solution:
         tqdm(total=len(cell), unit="cell", disable=not method.progress) as bar,
         fast.cores.one_thread_of_torch(device, torch.get_num_threads()),
     ):
-        if chunk > 1:
-            operator = _cached_operator(*arguments, fast_parts=fast.use(device))
-        else:
-            operator = green.GreenOperator(*arguments)
+        operator = make(
+            cell.shape, method.discretization, *medium, dtype=work_dtype, device=device, spacing=scaled.spacing
+        )
         chunk = min(chunk, math.ceil(len(cell) / workers))  # few cells keep all workers busy, too
         for part in fast.cores.map_on_cores(solve, range(0, len(cell), chunk), workers):
             parts.append(part)

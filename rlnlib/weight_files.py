@@ -72,6 +72,8 @@ def load_weights(path, proximal: str | Callable[[int], nn.Module] | None = None)
     """
     header, tensors = _read(path)
     family = InformedRLN if header.get("family") == "informed" else RLN
+    if family is InformedRLN and proximal is not None:
+        raise ValueError(f"{path} holds an informed network, whose passes are the library's: leave proximal out.")
     model = _made(family, header["config"], tensors, proximal, path)
     try:
         model.load_state_dict(tensors)
@@ -125,7 +127,9 @@ def load_pretrained(kind: str, contrast: float, size: int = DEFAULT_SIZE, proxim
 
 
 def load_pretrained(kind, contrast=None, size=DEFAULT_SIZE, proximal=None):
-    """Load a shipped model. It can be used on cells of other sizes, with a larger error; not at another contrast.
+    """Load a shipped model. It can be used on cells of other sizes, with a larger error.
+
+    The networks of the paper hold for one contrast each; "informed" is one for many.
 
     Args:
         kind: "fln", "rln-t" or "rln"; or "informed", one network for every contrast, which :func:`rlnlib.predict`
@@ -198,15 +202,16 @@ def _checked(kind: str, contrast: float | None, size: int) -> Path:
     manifest = _manifest()
     _checks.one_of("kind", kind, dict.fromkeys([*KINDS, "informed", *(entry["kind"] for entry in manifest.values())]))
     size = _checks.positive_integer("size", size, least=2)
-    if kind == "informed" and contrast is not None:
-        raise ValueError("The informed network is one for every contrast: leave contrast out.")
+    if kind == "informed" and (contrast is not None or size != DEFAULT_SIZE):
+        raise ValueError("The informed network is one for every contrast and size: leave contrast and size out.")
     name = kind if kind == "informed" else shipped_name(kind, _checks.positive("contrast", contrast), size)
     entry = manifest.get(name)
     if entry is None:
         there = "; ".join(f"{e['kind']}, contrast {e['contrast']:g}, size {e['size']}" for e in catalogue())
         raise ValueError(
             f"No {kind} is shipped for contrast {contrast!r} and cells of {size}^3. There are: {there or 'none'}. "
-            f"A network holds for one contrast only: train one with rlnlib.training.train."
+            f"A network of the paper holds for one contrast only: train one with rlnlib.training.train, or predict "
+            f"with load_pretrained('informed') and rlnlib.predict."
         )
     path = PRETRAINED / entry["file"]
     if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-#: The lesson, in the order in which one reads it. Some of its files are still to be written.
+#: The lesson, in the order in which one reads it.
 CORE = (
     *("elasticity", "microstructure", "problem", "discretizations", "green", "lippmann_schwinger", "solvers"),
     *("conjugate_gradient", "voxel_fe", "networks", "rln", "training", "metrics", "informed", "regression"),
 )
 #: What knows the disk, and the other service.
-FILES = ("_files", "weight_files", "weights", "published", "images", "dataset", "reproduce", "provenance", "fans")
+FILES = ("_files", "weight_files", "published", "images", "dataset", "reproduce", "provenance", "fans")
 #: The doors of `fast` that the core may use: what is there is asked for by name there, so that one switch shuts it.
 DOORS = ("fast", "fast.cores", "fast.processes")
 MECHANICS = ("problem", "discretizations", "green", "lippmann_schwinger", "conjugate_gradient", "voxel_fe")
@@ -197,4 +197,4 @@ def test_notebooks_read_text_as_utf_8():
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             if cell["cell_type"] == "code" and without_encoding("".join(cell["source"])):
                 wrong.append(f"{path.name}: {cell['id']}")
-    assert not wrong, f"say encoding=\"utf-8\" in {', '.join(wrong)}"
+    assert not wrong, f'say encoding="utf-8" in {", ".join(wrong)}'

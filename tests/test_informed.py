@@ -257,5 +257,5 @@ def test_weights_come_back_from_a_file_with_what_it_says_about_them(tmp_path):
     one, two = (rlnlib.predict(m, labels(), phases=PHASES).strain for m in (model, again))
     assert torch.equal(one, two)
     assert weight_files.read_header(tmp_path / "a.safetensors")["recipe"] == {"steps": 3}
-    with pytest.raises(ValueError, match="leave contrast out"):
+    with pytest.raises(ValueError, match="leave contrast and size out"):
         rlnlib.load_pretrained("informed", 10)

@@ -88,6 +88,27 @@ def test_a_module_that_a_file_names_is_not_imported(weights, tmp_path, monkeypat
         weight_files.load_weights(path, "harmful:Net")
 
 
+def test_an_informed_network_of_a_file_has_no_module_imported(weights, tmp_path, monkeypatch):
+    path, _ = weights
+    (tmp_path / "harmful.py").write_text("raise SystemExit('imported')", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    header_of(path, family="informed", config={"passes": 1, "tied": False, "proximal": "harmful:Net"})
+    with pytest.raises(ValueError, match="proximal must be one of"):
+        weight_files.load_weights(path)
+
+
+def test_each_family_of_networks_is_sent_to_its_own_function(random_cells):
+    cells, informed = random_cells(1, 8, 8, 8), rlnlib.load_pretrained("informed")
+    with pytest.raises(ValueError, match=r"call rlnlib\.predict"):
+        rlnlib.predict_strain(informed, cells)
+    with pytest.raises(ValueError, match=r"rlnlib\.predict_strain serves"):
+        rlnlib.predict(rlnlib.load_pretrained("fln", 10), cells, 10)
+    with pytest.raises(ValueError, match="leave contrast and size out"):
+        rlnlib.load_pretrained("informed", size=31)
+    with pytest.raises(ValueError, match="dtype must be"):
+        rlnlib.predict(informed, cells, 10, network_dtype=torch.float64)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(value, weights):
     path, model = weights

@@ -38,14 +38,15 @@ def source_hash(path: Path) -> str:
 
 
 def shown(path: Path) -> dict[str, str]:
-    """What each cell of an executed copy shows, by the cell's id: pictures, printed text and measured values."""
+    """What each cell of an executed copy shows, by the cell's id: pictures, text, tables and measured values."""
     found = {}
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "code" and "provenance" not in cell.metadata.get("tags", []):
             parts = []
             for output in cell.outputs:
                 data = output.get("data", {})
-                parts += [output.get("text", "")] + re.findall(r"data:image[^\"]*", str(data.get("text/html", "")))
+                page = str(data.get("text/html", ""))
+                parts += [output.get("text", "")] + re.findall(r"data:image[^\"]*|<tbody>.*?</tbody>", page)
                 parts.append(str(data.get(claims.MEDIA_TYPE, {}).get("value", "")))
             found[cell.id] = "\0".join(parts)
     return found

@@ -49,7 +49,7 @@ CONDITIONS: dict[str, tuple[type, ...]] = {
     "machine": (str,),
     "note": (str,),
 }
-#: Cells like the paper's by its generator, with the ranges that chapter 7 infers; the fields of reference [22]; others.
+#: Cells like the paper's by its generator, with the ranges that chapter 8 infers; the fields of reference [22]; others.
 DATA = ("design", "reference", "other")
 #: The authors' weights; those that come with the project; those of a short experiment.
 TRAININGS = ("released", "shipped", "experiment")

@@ -20,7 +20,7 @@ from rlnlib.images.image import Image, Options
 
 __all__ = ["load_cell", "load_labels", "periodic_mismatch"]
 
-_FOLDER = "a folder of slices (.tif, .png)"
+_FOLDER = "a folder of slices (.tif, .tiff, .png, .bmp)"
 #: Files that hold several arrays, from which ``array`` chooses.
 _SEVERAL_ARRAYS = (".npz", ".h5", ".hdf5", ".dream3d", ".vti", ".vtr", ".vtk")
 #: A file of another kind: the line that makes one of ours of it.
@@ -28,8 +28,8 @@ _CONVERSIONS = {
     ".nii": "nibabel: np.save('cell.npy', np.asarray(nibabel.load('cell.nii').dataobj))",
     ".gz": "the program gunzip, if the packed file is one of these",
     ".am": "Avizo or Amira itself: export as TIFF",
-    ".jpg": "nothing: JPEG changes the values of labels. Export the image again as PNG or TIFF",
-    ".jpeg": "nothing: JPEG changes the values of labels. Export the image again as PNG or TIFF",
+    ".jpg": "the original image and export it as PNG or TIFF, since JPEG changes the values of labels",
+    ".jpeg": "the original image and export it as PNG or TIFF, since JPEG changes the values of labels",
     ".mat": "scipy: np.save('cell.npy', scipy.io.loadmat('cell.mat')['NAME'])",
     ".dcm": "pydicom, or SimpleITK: np.save('cell.npy', SimpleITK.GetArrayFromImage(image))",
 }

@@ -28,6 +28,8 @@ class Options(NamedTuple):
 
 def chosen(path: Path, there: list[str], array: str | None) -> str:
     """The name of the array that is meant."""
+    if not there:
+        raise ValueError(f"{path} holds no array of numbers with two or more axes.")
     if array is None and len(there) != 1:
         raise ValueError(f"{path} holds the arrays {there}: name the one with the phases, array='...'.")
     if array is not None and array not in there:
