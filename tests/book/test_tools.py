@@ -105,12 +105,21 @@ def test_in_colab_numpy_and_torch_stay_and_only_what_is_missing_is_fetched(tmp_p
     assert (tmp_path / "keep.txt").read_text(encoding="utf-8").split() == ["numpy==9.9", "torch==9.9"]
 
 
-def test_the_environment_is_made_again_until_it_was_whole(tmp_path):
+def make(folder, *arguments):
+    """Run make as if from a terminal: under another make it would take that one's options and print its own lines."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", *arguments], cwd=folder, env=variables, capture_output=True, text=True)
+
+
+def test_the_environment_is_made_again_until_it_was_whole(tmp_path, monkeypatch):
     """What make would do, by its own account: install without a stamp or with another one, and nothing with it."""
+    monkeypatch.setenv("MAKEFLAGS", "w")  # as "make test" leaves them to its programs
+    monkeypatch.setenv("MAKELEVEL", "1")
 
     def plan(*options):
-        command = ["make", "-n", "install", f"PYTHON={sys.executable}", *options]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        done = make(tmp_path, "-n", "install", f"PYTHON={sys.executable}", *options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
@@ -125,24 +134,26 @@ def test_the_environment_is_made_again_until_it_was_whole(tmp_path):
     assert "venv --clear .venv" in plan()
 
 
-def test_an_old_python_and_a_second_installation_get_one_sentence_each(tmp_path):
+def test_an_old_python_and_a_second_installation_get_one_sentence_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAKEFLAGS", "w")
+    monkeypatch.setenv("MAKELEVEL", "1")
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     old = tmp_path / "old-python"
     old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.9.1\nexit 1\n', encoding="utf-8")
     old.chmod(0o755)
 
-    def make(python):
-        done = subprocess.run(["make", "install", f"PYTHON={python}"], cwd=tmp_path, capture_output=True, text=True)
+    def install(python):
+        done = make(tmp_path, "install", f"PYTHON={python}")
         return done.returncode, done.stdout
 
-    code, text = make(old)
+    code, text = install(old)
     assert code and text.splitlines()[0] == (
         "error: Python 3.10 or newer is needed: name one with make PYTHON=/path/to/python."
     )
     with open(tmp_path / ".venv.lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        code, text = make(sys.executable)
+        code, text = install(sys.executable)
     assert code and text.startswith("error: another make is installing into .venv")
     assert not (tmp_path / ".venv").exists()
 
