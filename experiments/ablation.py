@@ -4,10 +4,10 @@
     python experiments/ablation.py --cases baseline ReLU --out ...      some of them
     python experiments/ablation.py --max-minutes 30 --out ...           again and again, until none is left
 
-Cells of 16^3 at contrast 50, 2,048 of them for 12 epochs: enough to see a direction and its spread over the seeds, too
+Cells of 16^3 at contrast 50, 1,024 of them for 12 epochs: enough to see a direction and its spread over the seeds, too
 little to quote as the error of a network. All trainings of one seed begin with the same weights, where their layers are
-the same, and see the same batches. What stands in the folder is not made again, a training that was cut off goes on
-from its checkpoint, and the last line says what is left.
+the same, and see the same batches. What the record or the folder holds with the same settings is not made again, a
+training that was cut off goes on from its checkpoint, and the last line says what is left.
 
 What counts as holding was fixed in ``book/claims.yml`` before these runs: of most statements, that one error is above
 another for every seed. So an effect is a ratio of two errors of one seed, the record holds its mean and its extremes
@@ -304,11 +304,19 @@ def taught_a_step(seed: int, sets, options) -> dict:
     return {"left_percent": round(100 * left / float(wanted.abs().sum()), 3)}
 
 
+def made_before(record: Path | None, settings: dict) -> dict[tuple[str, int], dict]:
+    """The runs that a record holds, by variant and seed, if they were made with the same settings."""
+    held = json.loads(record.read_text(encoding="utf-8")) if record and record.exists() else {}
+    if any(held.get("settings", {}).get(name) != value for name, value in settings.items()):
+        return {}
+    return {(run["variant"], run["seed"]): run for run in held["runs"]}
+
+
 def main():
     options = provenance.parse(
         __doc__,
         cases=("all",),
-        train=2048,
+        train=1024,
         validation=256,
         test=512,
         size=16,
@@ -326,8 +334,12 @@ def main():
     sets = list(zip(torch.from_numpy(cells).split(counts), strain.split(counts), strict=True))
     settings = {name: getattr(options, name) for name in ("train", "test", "size", "contrast", "epochs")}
     entered, runs, left = time.monotonic(), [], []
+    recorded = made_before(options.out, settings)
     for seed, name in itertools.product(range(options.seeds), [*CASES, STEP]):
         folder = Path(options.folder) / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
+        if (name, seed) in recorded:
+            runs.append(recorded[name, seed])
+            continue
         file = folder / "result.json"
         minutes = options.max_minutes - (time.monotonic() - entered) / 60 if options.max_minutes else None
         if not file.exists() and name in wanted and (minutes is None or minutes > 0):

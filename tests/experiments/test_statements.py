@@ -1,5 +1,6 @@
 """The experiments on the paper's statements: effects with intervals, and claims that the ledger knows."""
 
+import json
 import re
 from pathlib import Path
 
@@ -77,6 +78,14 @@ def test_an_effect_of_trainings_is_a_ratio_seed_by_seed():
     assert "cosine-decay-matters" not in found
     for item in found.values():
         claims.checked(item)
+
+
+def test_runs_of_a_record_are_not_made_again_with_the_same_settings(tmp_path):
+    settings, path = {"train": 64, "size": 16}, tmp_path / "ablation.json"
+    assert ablation.made_before(None, settings) == ablation.made_before(path, settings) == {}
+    path.write_text(json.dumps({"settings": {**settings, "seeds": 3}, "runs": [run("ReLU", 1, 2.0)]}), encoding="utf-8")
+    assert list(ablation.made_before(path, settings)) == [("ReLU", 1)]
+    assert ablation.made_before(path, {**settings, "train": 128}) == {}
 
 
 def test_every_variant_of_the_ablation_is_a_network_of_its_own():
