@@ -16,13 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from rlnlib import _checks
-from rlnlib.images.image import Image, Options
+from rlnlib.images.image import Image, Options, reading
 
 __all__ = ["load_cell", "load_labels", "periodic_mismatch"]
 
 _FOLDER = "a folder of slices (.tif, .tiff, .png, .bmp)"
 #: Files that hold several arrays, from which ``array`` chooses.
 _SEVERAL_ARRAYS = (".npz", ".h5", ".hdf5", ".dream3d", ".vti", ".vtr", ".vtk")
+#: Files that do not name the axes of an array.
+_NO_AXES = (".npy", ".npz", ".h5", ".hdf5", ".dream3d", ".nrrd", ".nhdr")
 #: A file of another kind: the line that makes one of ours of it.
 _CONVERSIONS = {
     ".nii": "nibabel: np.save('cell.npy', np.asarray(nibabel.load('cell.nii').dataobj))",
@@ -84,9 +86,10 @@ def load_cell(
                 f"with stiff_label, threshold the image first, or solve a cell of more phases with "
                 f"solve_strain(images.load_labels(path)[0], phases=[(young, poisson), ...])."
             )
-        stiff_label = labels[-1]
-    given = _checks.as_tensor(stiff_label, "stiff_label")
-    wanted = np.atleast_1d((given.double() if given.is_floating_point() else given).cpu().numpy())
+        wanted = labels[-1:]
+    else:
+        given = _checks.as_tensor(stiff_label, "stiff_label")
+        wanted = np.atleast_1d((given.double() if given.is_floating_point() else given).cpu().numpy())
     if wanted.size == 0 or not np.isin(wanted, labels).all():
         raise ValueError(f"stiff_label={stiff_label!r} does not occur in {path}; its labels are {shown}.")
     cell = np.isin(image, wanted)
@@ -136,6 +139,8 @@ def _load_image(path, loading_axis, options: Options, any_spacing: bool) -> tupl
     if values.ndim not in (2, 3) or len(kept) < 2:
         way = " Save `array.squeeze()` of it." if values.ndim > 3 and len(kept) in (2, 3) else ""
         raise ValueError(f"{path} holds an array of shape {values.shape}; a cell has three axes, a picture two.{way}")
+    if path.suffix.lower() in _NO_AXES:
+        _refuse_colours(path, values)
     if len(kept) == 2:  # a picture: uniform along its normal, which has any thickness
         values = np.repeat(values.reshape([values.shape[axis] for axis in kept])[..., None], 2, axis=2)
         spacing = (*(spacing[axis] for axis in kept), math.nan)
@@ -152,6 +157,18 @@ def _load_image(path, loading_axis, options: Options, any_spacing: bool) -> tupl
             stacklevel=3,
         )
     return values, spacing
+
+
+def _refuse_colours(path: Path, values: np.ndarray) -> None:
+    """Refuse a picture in colours in a file without names for axes: its channels are no planes of a cell."""
+    for axis in {0, values.ndim - 1} if values.ndim == 3 else ():
+        channels = np.moveaxis(values, axis, 0)
+        if len(channels) in (3, 4) and min(channels.shape[1:]) >= 16 and (channels != channels[0]).any():
+            raise ValueError(
+                f"{path} has the shape {values.shape}, and axis {axis} of {len(channels)} looks like the channels of a "
+                f"picture in colours: convert it to one label a pixel. If these are planes of a cell, pass the array "
+                f"itself to the solver."
+            )
 
 
 def _edges(path: Path, spacing, any_spacing: bool) -> tuple[float, float, float]:
@@ -218,17 +235,5 @@ def _read(path: Path, options: Options) -> Image:
         raise ValueError(f"{path} holds one array without a name: leave out array={options.array!r}.")
     if kind != ".raw" and (options.shape is not None or options.dtype is not None):
         raise ValueError(f"{path} says itself which shape and dtype it has: leave out shape and dtype.")
-    try:
+    with reading(path, kind):
         return reader(path, options)
-    except ImportError:
-        raise
-    except MemoryError as error:
-        raise OSError(f"{path} needs more memory than there is: cut out a part of the image.") from error
-    except OSError as error:
-        if error.errno is not None or str(path) in str(error):  # the system's reason, or a sentence of ours
-            raise
-        raise OSError(f"{path} cannot be read as {kind}: {error}.") from error
-    except Exception as error:  # what the packages raise for damaged files has many types
-        if isinstance(error, ValueError) and str(path) in str(error):  # a sentence of ours
-            raise
-        raise OSError(f"{path} cannot be read as {kind}: {error or type(error).__name__}.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ class Image(NamedTuple):
 
     values: np.ndarray
     spacing: tuple[float, ...] | None = None
+    between: float = math.nan  # of a picture: the distance to the next one of a stack
 
 
 class Options(NamedTuple):
@@ -45,6 +47,25 @@ def refuse_if_too_large(path: Path, shape, itemsize: float = 1) -> None:
             f"{path} says that it holds an array of shape {tuple(shape)}, {needed / 2**30:,.1f} GiB; this machine has "
             f"{there / 2**30:,.1f}. Cut out a part of the image."
         )
+
+
+@contextmanager
+def reading(path: Path, kind: str):
+    """Turn what the packages raise for damaged files, which has many types, into an error that names the file."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except MemoryError as error:
+        raise OSError(f"{path} needs more memory than there is: cut out a part of the image.") from error
+    except OSError as error:
+        if error.errno is not None or str(path) in str(error):  # the system's reason, or a sentence of ours
+            raise
+        raise OSError(f"{path} cannot be read as {kind}: {error}.") from error
+    except Exception as error:
+        if isinstance(error, ValueError) and str(path) in str(error):  # a sentence of ours
+            raise
+        raise OSError(f"{path} cannot be read as {kind}: {error or type(error).__name__}.") from error
 
 
 def missing(path: Path, package: str, extra: str) -> ImportError:

@@ -17,11 +17,13 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from rlnlib.images.image import Image, Options, missing, refuse_if_too_large
+from rlnlib.images.image import Image, Options, missing, reading, refuse_if_too_large
 
 #: What TIFF calls its axes: those of space, or of pages without a meaning; and those that are none of space.
 _SPACE = "ZYXIQ"
 _OTHER_AXES = {"S": "samples, as red, green and blue", "C": "channels", "T": "time"}
+#: Compressions that change values: JPEG of three kinds, and WebP.
+_LOSSY = (6, 7, 34892, 50001, 34927)
 #: Lengths of OME in micrometres.
 _MICROMETRES = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4, "pm": 1e-6}
 
@@ -45,8 +47,11 @@ def read_tiff(path: Path, options: Options) -> Image:
             )
         if any(page is None for page in series.pages):
             raise OSError(f"{path} says that it has {len(series.pages)} planes, but some of them are not there.")
+        if len(file.pages) > len(series.pages) and not series.is_multifile:
+            raise OSError(f"{path} has {len(file.pages)} planes, more than its header speaks of: save it anew.")
+        _refuse_pages(path, series)
         refuse_if_too_large(path, shape, series.dtype.itemsize)
-        spacing = dict.fromkeys(axes, math.nan)
+        spacing = dict.fromkeys("Z" + axes, math.nan)
         spacing.update(_tiff_spacing(file, axes))
         try:
             values = series.asarray()
@@ -57,7 +62,19 @@ def read_tiff(path: Path, options: Options) -> Image:
         if series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE and values.dtype.kind in "bu":
             # Stored the other way round: white, the larger value as each program shows it, is 0 in the file.
             values = ~values
-    return Image(values, tuple(spacing[axis] for axis in axes))
+    return Image(values, tuple(spacing[axis] for axis in axes), spacing["Z"])
+
+
+def _refuse_pages(path: Path, series) -> None:
+    """Refuse pages of which parts were never written, which tifffile fills up, and those that lost their values."""
+    for number, page in enumerate(series.pages):
+        if page.compression in _LOSSY:
+            raise ValueError(
+                f"{path} is compressed as {page.compression.name}, which changes the values of labels: export the "
+                f"original image without it."
+            )
+        if not all(page.dataoffsets) or not all(page.databytecounts):
+            raise OSError(f"{path} is not whole: parts of its plane {number + 1} were never written.")
 
 
 @contextmanager
@@ -81,6 +98,8 @@ def _no_guesses(path: Path):
 
 def _refuse_missing_parts(path: Path, description: str | None) -> None:
     """Name the files of a multi-file OME-TIFF that are not beside it; tifffile would fill their planes with zeros."""
+    if master := re.search(r"<(?:\w+:)?BinaryOnly\b[^>]*MetadataFile=[\"']([^\"']*)", description or ""):
+        raise ValueError(f"{path} is one part of an image in several files: load {master[1]}, which names them all.")
     names = re.findall(r'<UUID[^>]*FileName="([^"]*)"', description or "")
     if absent := [name for name in dict.fromkeys(names) if not (path.parent / name).exists()]:
         raise FileNotFoundError(
@@ -99,7 +118,7 @@ def _tiff_spacing(file: tifffile.TiffFile, axes: str) -> dict[str, float]:
     for axis, name in (("X", "XResolution"), ("Y", "YResolution")):
         if name in tags and (resolution := _number(tags[name].value)) > 0:
             found[axis] = 1 / resolution
-    imagej = file.imagej_metadata or {}
+    imagej = file.imagej_metadata or next(iter(file.shaped_metadata or ()), {})  # tifffile's own is alike
     unit = str(imagej.get("unit", "")).strip().lower()
     if "spacing" in imagej:
         found = {"X": found.get("X", 1.0), "Y": found.get("Y", 1.0), planes: abs(float(imagej["spacing"]))}
@@ -117,11 +136,12 @@ def _number(value) -> float:
 def _ome_spacing(description: str | None, planes: str) -> dict[str, float]:
     root = xml.etree.ElementTree.fromstring(description or "<OME/>")
     pixels = next((element.attrib for element in root.iter() if element.tag.endswith("Pixels")), {})
-    found = {}
-    for axis, name in (("X", "PhysicalSizeX"), ("Y", "PhysicalSizeY"), (planes, "PhysicalSizeZ")):
-        if name in pixels:
-            found[axis] = float(pixels[name]) * _MICROMETRES.get(pixels.get(f"{name}Unit", "um"), 1.0)
-    return found
+    sizes = {"X": "PhysicalSizeX", "Y": "PhysicalSizeY", planes: "PhysicalSizeZ"}
+    sizes = {axis: name for axis, name in sizes.items() if name in pixels}
+    units = {name: pixels.get(f"{name}Unit", "um") for name in sizes.values()}
+    if len(set(units.values())) > 1 and (odd := [unit for unit in units.values() if unit not in _MICROMETRES]):
+        raise ValueError(f"the edges of its voxels are in different units, among them {odd[0]!r}")
+    return {axis: float(pixels[name]) * _MICROMETRES.get(units[name], 1.0) for axis, name in sizes.items()}
 
 
 def _decoded_by_pillow(path: Path, series) -> np.ndarray:
@@ -160,8 +180,10 @@ def read_picture(path: Path, options: Options) -> Image:
                 f"{path} has the channels {', '.join(picture.getbands())}: convert it to one grey value or label a "
                 f"pixel, for instance with `Image.open(path).convert('L')` of Pillow."
             )
+        if (pictures := getattr(picture, "n_frames", 1)) > 1:
+            raise ValueError(f"{path} holds {pictures} pictures: save them as slices, or as one TIFF.")
         refuse_if_too_large(path, picture.size, 4)
-        across, down = picture.info.get("dpi", (1, 1))
+        across, down = picture.info.get("dpi", picture.info.get("aspect", (1, 1)))  # the latter without a unit
         return Image(np.asarray(picture), (1 / down, 1 / across) if across > 0 and down > 0 else None)
 
 
@@ -178,7 +200,8 @@ def read_folder(path: Path, options: Options) -> Image:
         raise FileNotFoundError(f"The folder {path} holds no slices: .tif, .tiff, .png or .bmp.")
     slices = []
     for file in _in_order(path, files):
-        image = _SLICE_READERS[file.suffix.lower()](file, options)
+        with reading(file, "a slice"):
+            image = _SLICE_READERS[file.suffix.lower()](file, options)
         if image.values.ndim != 2:
             raise ValueError(
                 f"{file} holds an array of shape {image.values.shape}, a slice has two axes: load it alone."
@@ -193,32 +216,56 @@ def read_folder(path: Path, options: Options) -> Image:
             f"in {path} are {usual[0]} of {usual[1]}: all slices of a cell are alike. Mend it, or move it away."
         )
     refuse_if_too_large(path, (len(slices), *usual[0]), usual[1].itemsize)
-    rows, columns = zip(*(image.spacing or (math.nan, math.nan) for _, image in slices), strict=True)
-    in_plane = float(np.nanmedian(rows)) if not all(map(math.isnan, rows)) else math.nan
-    across = float(np.nanmedian(columns)) if not all(map(math.isnan, columns)) else math.nan
-    return Image(np.stack([image.values for _, image in slices]), (math.nan, in_plane, across))
+    edges = {file: (image.between, *(image.spacing or (math.nan, math.nan))) for file, image in slices}
+    spacing = tuple(_common(path, dict(zip(edges, along, strict=True))) for along in zip(*edges.values(), strict=True))
+    return Image(np.stack([image.values for _, image in slices]), spacing)
+
+
+def _common(folder: Path, edges: dict[Path, float]) -> float:
+    """The edge of a voxel that all slices have which say one; NaN where none does."""
+    known = {file: edge for file, edge in edges.items() if not math.isnan(edge)}
+    if not known:
+        return math.nan
+    usual = sorted(known.values())[len(known) // 2]
+    for file, edge in known.items():
+        if abs(edge - usual) > 1e-3 * abs(usual):
+            raise ValueError(
+                f"{file} has voxels with an edge of {edge:.6g}, but others of {folder} of {usual:.6g}: all slices of a "
+                f"cell are alike. Mend it, or move it away."
+            )
+    return usual
 
 
 def _in_order(folder: Path, files: list[Path]) -> list[Path]:
     """The slices by the numbers in their names, "slice9" before "slice10"; a missing number gets a warning.
 
-    Raises ValueError for names of several kinds, and for one number twice.
+    Raises ValueError for names of several kinds, for one number twice, and where names leave the order open.
     """
-    parts = {file: re.split(r"(\d+)", file.stem) for file in files}  # text, number, text, number, ..., text
+    parts = {file: re.split(r"(\d+(?:\.\d+)?)", file.stem) for file in files}  # text, number, text, number, ..., text
     texts = Counter((*part[::2], file.suffix.lower()) for file, part in parts.items())
     if len(texts) > 1 and any(len(part) > 1 for part in parts.values()):
         (usual, _), *_ = texts.most_common()
         odd = min((f for f, part in parts.items() if (*part[::2], f.suffix.lower()) != usual), key=lambda f: f.name)
         raise ValueError(
             f"The folder {folder} holds files named in {len(texts)} ways, among them {odd.name}: its slices are named "
-            f"alike but for their numbers. Move the others away."
+            f"alike, with the same ending, but for their numbers. Rename them, or move the others away."
         )
-    numbers = {file: tuple(map(int, part[1::2])) for file, part in parts.items()}
+    if len(texts) > 1 and len({len(file.stem) for file in files}) > 1:
+        raise ValueError(f"The slices in {folder} have no numbers in their names: give them some, to say their order.")
+    columns = [_counts(folder, texts) for texts in zip(*(part[1::2] for part in parts.values()), strict=True)]
+    numbers = dict(zip(parts, zip(*columns, strict=True), strict=True)) if columns else dict.fromkeys(files, ())
     ordered = sorted(files, key=lambda file: (numbers[file], file.name))
     for former, file in itertools.pairwise(ordered):
         if numbers[former] == numbers[file] != ():
             raise ValueError(f"{former.name} and {file.name} in {folder} have the same number: move one of them away.")
     varying = [column for column in zip(*numbers.values(), strict=True) if len(set(column)) > 1]
+    counts = [len(set(column)) for column in varying]
+    if len(counts) > 1 and math.prod(counts) == len(files):
+        raise ValueError(
+            f"The {len(files)} slices in {folder} are numbered by {' x '.join(map(str, counts))}, such as "
+            f"{ordered[-1].name}: one number counts planes, but the others may count channels or times. Keep one "
+            f"of these in a folder by itself."
+        )
     if len(varying) == 1:
         there = set(varying[0])
         step = functools.reduce(math.gcd, (number - min(there) for number in there))
@@ -231,3 +278,20 @@ def _in_order(folder: Path, files: list[Path]) -> list[Path]:
                 stacklevel=6,
             )
     return ordered
+
+
+def _counts(folder: Path, texts: tuple[str, ...]) -> tuple[int, ...]:
+    """Whole numbers in the order of numbers with a point, such as "0.25" and "0.50", or "1.9" and "1.10".
+
+    Raises ValueError where it is not to be seen which of the two kinds they are.
+    """
+    parts = [text.partition(".") for text in texts]
+    if len({len(decimals) for _, _, decimals in parts}) == 1:
+        return tuple(int(whole + decimals) for whole, _, decimals in parts)
+    counted = [int(decimals or -1) for _, _, decimals in parts]
+    if len({whole for whole, _, _ in parts}) > 1 or max(counted) - min(counted) != len(set(counted)) - 1:
+        raise ValueError(
+            f"The slices in {folder} have the numbers {min(texts, key=len)} and {max(texts, key=len)}: give all as "
+            f"many digits after the point."
+        )
+    return tuple(counted)

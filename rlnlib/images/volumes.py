@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import zipfile
 from pathlib import Path
 
@@ -11,6 +13,12 @@ import numpy as np
 
 from rlnlib import _checks
 from rlnlib.images.image import Image, Options, chosen, missing, refuse_if_too_large
+
+#: Names under which programs keep the edges of a voxel.
+_SPACING = re.compile(r"spacing|resolution|(voxel|pixel|element)_?size", re.IGNORECASE)
+#: Those of DREAM.3D, which lists x, y, z where its arrays have z, y, x.
+_TURNED = ("SPACING", "_SPACING")
+_NRRD_DISTANCES = ("spacings", "thicknesses", "axis mins", "axis maxs")
 
 
 def read_npy(path: Path, options: Options) -> Image:
@@ -26,11 +34,16 @@ def read_npz(path: Path, options: Options) -> Image:
     if not zipfile.is_zipfile(path):
         raise OSError(f"{path} is no .npz file, or is truncated: its table of contents, at the end, is not there.")
     with np.load(path, allow_pickle=False) as archive:
-        name = chosen(path, archive.files, options.array)
-        with archive.zip.open(f"{name}.npy" if f"{name}.npy" in archive.zip.namelist() else name) as member:
-            shape, dtype = _npy_header(member)
+        headers = {}
+        for name in archive.files:
+            with archive.zip.open(f"{name}.npy" if f"{name}.npy" in archive.zip.namelist() else name) as member:
+                headers[name] = _npy_header(member)
+        images = [name for name, (shape, _) in headers.items() if len(shape) != 1 or not _SPACING.search(name)]
+        name = chosen(path, images, options.array)
+        shape, dtype = headers[name]
         refuse_if_too_large(path, shape, dtype.itemsize)
-        return Image(archive[name])
+        beside = {other: archive[other] for other, (size, _) in headers.items() if size == (len(shape),)}
+        return Image(archive[name], _edges_among(beside, shape))
 
 
 def _npy_header(file) -> tuple[tuple[int, ...], np.dtype]:
@@ -97,12 +110,13 @@ def read_hdf5(path: Path, options: Options) -> Image:
         data = found[chosen(path, there, options.array and options.array.strip("/"))]
         refuse_if_too_large(path, data.shape, data.dtype.itemsize)
         _refuse_holes(path, data)
-        values, spacing = data[()], _hdf5_spacing(data)
+        _refuse_other_axes(path, data)
+        values, spacing = data[()], _hdf5_spacing(data, data.shape[:3])  # a fourth axis has components
     if values.ndim == 4 and values.shape[-1] == 1:
         values = values[..., 0]
     elif values.ndim == 4:
         raise ValueError(f"{path}: {data.name!r} has {values.shape[-1]} components, a label one.")
-    return Image(values, spacing if spacing is not None and len(spacing) == values.ndim else None)
+    return Image(values, spacing)
 
 
 def _refuse_holes(path: Path, data: h5py.Dataset) -> None:
@@ -118,19 +132,45 @@ def _refuse_holes(path: Path, data: h5py.Dataset) -> None:
         raise ValueError(f"{path}: parts of {data.name!r} were never written; HDF5 would fill them up.")
 
 
-def _hdf5_spacing(data: h5py.Dataset) -> tuple[float, ...] | None:
-    """Of DREAM.3D's geometry, x, y, z, turned to the axes of the data; or of ilastik's and Fiji's attribute."""
-    if "element_size_um" in data.attrs:
-        return tuple(map(float, np.ravel(data.attrs["element_size_um"])))
-    group = data.parent
+def _refuse_other_axes(path: Path, data: h5py.Dataset) -> None:
+    """Refuse channels and times, where the file names its axes: by HDF5's labels, or as ilastik does."""
+    names = [axis.label for axis in data.dims]
+    if "axistags" in data.attrs:
+        names = [axis.get("key", "") for axis in json.loads(data.attrs["axistags"])["axes"]]
+    for name, length in zip(names, data.shape, strict=False):
+        if length > 1 and name.lower() in ("c", "t", "channel", "channels", "time", "rgb"):
+            raise ValueError(
+                f"{path}: the axes of {data.name!r} are {names} of the lengths {data.shape}, and {name!r} is none of "
+                f"space: choose one channel and time of it."
+            )
+
+
+def _edges_among(found, shape: tuple[int, ...]) -> tuple[float, ...] | None:
+    """The edges of a voxel among named values, by the axes of the array; not its numbers of voxels."""
+    for name, value in found.items():
+        numbers = np.ravel(value)
+        if _SPACING.search(name) and numbers.dtype.kind in "uif" and len(numbers) == len(shape):
+            if sorted(numbers.tolist()) == sorted(shape):
+                continue
+            return tuple(map(float, numbers[::-1] if name in _TURNED else numbers))
+    return None
+
+
+def _hdf5_spacing(data: h5py.Dataset, shape: tuple[int, ...]) -> tuple[float, ...] | None:
+    """From the attributes of a dataset, or the attributes and small datasets of the groups around it."""
+    place: h5py.Group | h5py.Dataset = data
     while True:
-        if "_SIMPL_GEOMETRY/SPACING" in group:
-            return tuple(map(float, np.ravel(group["_SIMPL_GEOMETRY/SPACING"][()])[::-1]))
-        if "_SPACING" in group.attrs:
-            return tuple(map(float, np.ravel(group.attrs["_SPACING"])[::-1]))
-        if group.name == "/":
+        places = [place, place.get("_SIMPL_GEOMETRY")] if isinstance(place, h5py.Group) else [place]
+        for near in filter(None, places):
+            found = dict(near.attrs)
+            if isinstance(near, h5py.Group):
+                items = ((name, near[name]) for name in near if _SPACING.search(name))
+                found.update({name: item[()] for name, item in items if getattr(item, "size", 0) == len(shape)})
+            if (edges := _edges_among(found, shape)) is not None:
+                return edges
+        if place.name == "/":
             return None
-        group = group.parent
+        place = place.parent
 
 
 def read_nrrd(path: Path, options: Options) -> Image:
@@ -147,9 +187,15 @@ def read_nrrd(path: Path, options: Options) -> Image:
             f"{path} has an axis of the kind {other[0]!r}, which is none of space: choose one image of it."
         )
     values, _ = nrrd.read(str(path), index_order="F")
+    known = {name: np.asarray(header.get(name, [math.nan] * values.ndim), float) for name in _NRRD_DISTANCES}
+    mins, maxs = known["axis mins"], known["axis maxs"]
+    spacing = known["spacings"]
+    for instead in (known["thicknesses"], (maxs - mins) / values.shape):
+        spacing = np.where(np.isnan(spacing), instead, spacing)
     if "space directions" in header:
         directions = np.asarray(header["space directions"], float)
-        spacing = tuple(np.linalg.norm(directions, axis=1).tolist())
-    else:
-        spacing = tuple(map(float, header.get("spacings", [math.nan] * values.ndim)))
-    return Image(values, spacing)
+        spacing = np.linalg.norm(directions, axis=1)
+        products = directions @ directions.T - np.diag(spacing**2)
+        if np.abs(products).max() > 1e-3 * spacing.max() ** 2:
+            raise ValueError(f"{path} has axes that are not at right angles: resample it.")
+    return Image(values, tuple(spacing.tolist()))

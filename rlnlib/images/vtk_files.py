@@ -17,6 +17,9 @@ from rlnlib.images.image import Image, Options, chosen, missing, refuse_if_too_l
 
 #: Voxels that a byte of a file can hold: eight bits, packed a thousand times as densely by deflate, at most.
 _PACKED = 8 * 1032
+#: Bytes of a number in MetaImage.
+_SIZES = {b"MET_CHAR": 1, b"MET_UCHAR": 1, b"MET_SHORT": 2, b"MET_USHORT": 2, b"MET_INT": 4, b"MET_UINT": 4}
+_SIZES.update({b"MET_FLOAT": 4, b"MET_DOUBLE": 8})
 _NUMBER = rb"[-+]?\d+"
 
 
@@ -59,12 +62,18 @@ def read_meta_image(path: Path, options: Options) -> Image:
     if not header[1] or len(counts) not in (2, 3) or min(counts) < 1:
         raise OSError(f"{path} is no MetaImage of two or three axes: its header must have DimSize and ElementDataFile.")
     data_file = header[2].lstrip(b" \t=").partition(b"\n")[0].strip().decode("utf-8", "replace")
+    if data_file.split()[:1] == ["LIST"] or "%" in data_file:
+        raise ValueError(f"{path} says that its voxels stand in several files ({data_file}): save it as one.")
     data = path if data_file == "LOCAL" else path.parent / data_file
     if not data.is_file():
         raise FileNotFoundError(f"{path} says that its voxels stand in {data_file}: copy that file beside it.")
     packed = _PACKED if found.get(b"CompressedData", b"").lower() == b"true" else 1
     if math.prod(counts) > packed * data.stat().st_size:
         raise OSError(f"{path} announces {counts} voxels, but {data.name} is truncated: {data.stat().st_size} bytes.")
+    size = _SIZES.get(found.get(b"ElementType", b"").strip(), 0) * int(found.get(b"ElementNumberOfChannels", b"1"))
+    needed, there = math.prod(counts) * size, data.stat().st_size
+    if size and packed == 1 and data != path and b"HeaderSize" not in found and needed != there:
+        raise OSError(f"{path} announces {needed:,} bytes, but {data.name} has {there:,}: one of them is wrong.")
     refuse_if_too_large(path, counts)
     with _vtk(path) as vtk:
         data = vtk.read(vtk.vtkMetaImageReader())
@@ -92,9 +101,11 @@ def _check_sizes(path: Path) -> None:
         head = file.read(2**20).partition(b"<AppendedData")[0]
     announced = [0]
     for extent in re.findall(rb"Extent\s*=\s*[\"']([^\"']*)[\"']", head):
-        low_high = [int(number) for number in re.findall(_NUMBER, extent)]
-        counts = [high - low + 1 for low, high in zip(low_high[::2], low_high[1::2], strict=False)]
-        announced.append(math.prod(max(1, count - 1) for count in counts))
+        announced.append(_voxels(extent))
+    whole, pieces = (
+        sum(_voxels(extent) for extent in re.findall(rb"\s" + name + rb"\s*=\s*[\"']([^\"']*)[\"']", head))
+        for name in (b"WholeExtent", b"Extent")
+    )
     for numbers in re.findall(rb"^\s*DIMENSIONS((?:\s+" + _NUMBER + rb"){3})", head, re.MULTILINE | re.IGNORECASE):
         announced.append(math.prod(max(1, int(number) - 1) for number in numbers.split()))
     single = (
@@ -110,7 +121,18 @@ def _check_sizes(path: Path) -> None:
             f"{path} announces {max(announced):,} values, more than its {length:,} bytes can hold: it is truncated, or "
             f"its header is wrong."
         )
+    if 0 < pieces < whole:
+        raise OSError(
+            f"{path} announces {whole:,} voxels, but its pieces have {pieces:,}: VTK would leave the others as they "
+            f"are in memory. Export it again."
+        )
     refuse_if_too_large(path, (max(announced),))
+
+
+def _voxels(extent: bytes) -> int:
+    """Of an extent, the first and last point along each axis."""
+    low_high = [int(number) for number in re.findall(_NUMBER, extent)]
+    return math.prod(max(1, high - low) for low, high in zip(low_high[::2], low_high[1::2], strict=False))
 
 
 class _Readers:
