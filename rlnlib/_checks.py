@@ -6,10 +6,11 @@ int, float or bool, or a torch tensor in the machine's byte order.
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,13 @@ def one_of(name: str, value, known) -> str:
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; it is {_shown(value)}.")
     return str(value)
+
+
+def known_options(function: str, options: dict, accepted: Callable) -> None:
+    """Refuse keywords that ``function`` would hand on to ``accepted``, which does not have them."""
+    known = list(inspect.signature(accepted).parameters)
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(f"{function} has no argument {unknown[0]!r}; handed on are {', '.join(known)}.")
 
 
 def mandel_vector(name: str, value, batch: int | None = None) -> torch.Tensor:

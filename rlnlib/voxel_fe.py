@@ -116,6 +116,7 @@ def effective_stiffness(
     Raises:
         ValueError: As for :func:`solve_strain`.
     """
+    _checks.known_options("effective_stiffness", options, Method.checked)
     cell = problem.cell_problem(stiff, contrast, poisson, phases=phases, spacing=spacing, device=device)
     return _stiffness_columns(cell, Method.checked(**options), torch.arange(6))
 

@@ -154,6 +154,12 @@ def test_more_memory_than_the_machine_has_is_refused_before_it_is_asked_for():
     _checks.memory("a small cell", 2.0**20)
 
 
+@pytest.mark.parametrize("function", [rlnlib.effective_stiffness, rlnlib.dataset.make_dataset])
+def test_an_option_that_a_function_does_not_hand_on_is_refused_in_its_name(function):
+    with pytest.raises(TypeError, match=rf"{function.__name__} has no argument 'tolerance'; .*rtol"):
+        function("cells", 10, tolerance=1e-3)
+
+
 @pytest.mark.parametrize("path", [None, 7, [], "", "a\0b", object()])
 def test_what_is_no_path_is_refused_by_name(path):
     with pytest.raises(ValueError, match="folder"):

@@ -59,6 +59,7 @@ def make_dataset(path, n: int, *, device=None, block: int | None = None, progres
         ValueError: a parameter is out of its range; nothing has been solved or written then.
         OSError: the file or the begun one has other parameters, or the place cannot be written.
     """
+    _checks.known_options("make_dataset", parameters, Parameters)
     path, wanted = _checks.as_path(path), Parameters(n, **parameters)
     rank, ranks = rank_of_process()
     device = _checks.as_device(device)
