@@ -179,6 +179,7 @@ class InformedRLN(nn.Module):
             last = [layer for layer in network.modules() if isinstance(layer, nn.Conv3d)][-1]
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
+        self.float()  # whatever torch's default is
 
     def direction(self, number: int, cells: Cells, u: torch.Tensor, dtype=torch.float32) -> torch.Tensor:
         """The increment of u that pass ``number`` proposes. Shape: (B, 3, N...) -> (B, 3, N...)."""

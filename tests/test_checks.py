@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import rlnlib
-from rlnlib import _checks
+from rlnlib import _checks, dataset
 
 CELL = np.arange(24).reshape(2, 3, 4) % 3 == 0
 
@@ -154,7 +154,7 @@ def test_more_memory_than_the_machine_has_is_refused_before_it_is_asked_for():
     _checks.memory("a small cell", 2.0**20)
 
 
-@pytest.mark.parametrize("function", [rlnlib.effective_stiffness, rlnlib.dataset.make_dataset])
+@pytest.mark.parametrize("function", [rlnlib.effective_stiffness, dataset.make_dataset])
 def test_an_option_that_a_function_does_not_hand_on_is_refused_in_its_name(function):
     with pytest.raises(TypeError, match=rf"{function.__name__} has no argument 'tolerance'; .*rtol"):
         function("cells", 10, tolerance=1e-3)

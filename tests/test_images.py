@@ -202,13 +202,15 @@ def labels(cell):
     return cell.astype(np.uint8) * 255
 
 
-def write_slices(folder, planes, name):
+def write_slices(folder, planes, name, numbers=None, **options):
     folder.mkdir(exist_ok=True)
-    for n, plane in enumerate(planes, 1):
-        tifffile.imwrite(folder / name.format(n), plane)
+    for n, plane in zip(numbers or range(1, len(planes) + 1), planes, strict=True):
+        tifffile.imwrite(folder / name.format(n), plane, **options)
 
 
-@pytest.mark.parametrize("name", ["slice{}.tif", "scan2_{:02d}_a.TIF", "z {:d}.tiff"])
+@pytest.mark.parametrize(
+    "name", ["slice{}.tif", "scan2_{:02d}_a.TIF", "z {:d}.tiff", "a_z{:03d}.tif", "s-{}.tif", "1.{}.tif"]
+)
 def test_slices_come_in_the_order_of_their_numbers_not_of_their_letters(name, tmp_path):
     planes = pymks_cell(12, (3, 3, 3), 0.5, 1).astype(np.uint8)
     write_slices(tmp_path / "scan", planes, name)
@@ -229,6 +231,41 @@ def test_a_slice_that_was_not_copied_is_pointed_out_by_its_number(labels, cell, 
         loaded = rlnlib.load_cell(tmp_path / "scan")
     assert np.array_equal(loaded, np.delete(cell, 2, axis=0))
     assert __file__ in {warning.filename for warning in record}
+
+
+def test_slices_may_be_numbered_by_their_depth(labels, cell, tmp_path):
+    write_slices(tmp_path / "scan", labels, "z{:.2f}um.tif", numbers=[9 + 0.25 * n for n in range(8)])
+    assert np.array_equal(rlnlib.load_cell(tmp_path / "scan"), cell)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "sentence"),
+    [
+        ("z{}.tif", [0.25 * n for n in range(8)], r"the numbers 0\.0 and 0\.25: .*digits after the point"),
+        ("z{0[0]}_c{0[1]}.tif", [(z, c) for z in range(4) for c in range(2)], r"numbered by 4 x 2.*channels"),
+        ("{}.tif", ["one", "two", "three", "four", "five", "six", "seven", "eight"], "no numbers in their names"),
+    ],
+)
+def test_slices_whose_names_leave_their_order_open_are_refused(name, numbers, sentence, labels, tmp_path):
+    write_slices(tmp_path / "scan", labels, name, numbers)
+    with pytest.raises(ValueError, match=sentence):
+        rlnlib.load_cell(tmp_path / "scan")
+
+
+@pytest.mark.parametrize("left", [0, 300])
+def test_the_slice_that_is_damaged_is_named_not_its_folder(left, labels, tmp_path):
+    write_slices(tmp_path / "scan", np.repeat(np.repeat(labels, 4, 1), 4, 2), "slice{}.tif")
+    damaged = tmp_path / "scan" / "slice5.tif"
+    damaged.write_bytes(damaged.read_bytes()[:left])
+    with pytest.raises(OSError, match=r"slice5\.tif cannot be read"):
+        rlnlib.load_cell(tmp_path / "scan")
+
+
+def test_a_slice_of_other_pixels_is_named(labels, tmp_path):
+    write_slices(tmp_path / "scan", labels, "slice{}.tif", resolution=(100, 100))
+    tifffile.imwrite(tmp_path / "scan" / "slice3.tif", labels[2], resolution=(50, 50))
+    with pytest.raises(ValueError, match=r"slice3\.tif has voxels with an edge of 0\.02, but others .* of 0\.01"):
+        rlnlib.load_cell(tmp_path / "scan")
 
 
 def test_every_second_slice_misses_none(labels, tmp_path):
@@ -304,6 +341,88 @@ def test_planes_that_an_ome_header_promises_and_the_file_has_not_are_refused(lab
         rlnlib.load_cell(path)
 
 
+def test_a_part_of_an_ome_image_that_leaves_the_others_to_another_file_is_refused(labels, tmp_path):
+    """All but the first file of a set are written so by Bio-Formats."""
+    text = (
+        '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        '<BinaryOnly MetadataFile="first.ome.tif" UUID="urn:uuid:00000000-0000-0000-0000-000000000001"/></OME>'
+    )
+    path = tmp_path / "second.ome.tif"
+    tifffile.imwrite(path, labels, description=text, metadata=None, photometric="minisblack")
+    with pytest.raises(ValueError, match=r"second\.ome\.tif is one part .*load first\.ome\.tif"):
+        rlnlib.load_cell(path)
+
+
+def test_a_strip_that_was_never_written_is_not_taken_for_zeros(labels, cell, tmp_path):
+    path = tmp_path / "sparse.tif"
+    tifffile.imwrite(path, labels, metadata=None, photometric="minisblack", tile=(16, 16))
+    assert np.array_equal(rlnlib.load_cell(path), cell)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for name in ("TileOffsets", "TileByteCounts"):
+            file.pages[3].tags[name].overwrite([0])
+    with pytest.raises(OSError, match="parts of its plane 4 were never written"):
+        rlnlib.load_cell(path)
+
+
+def test_planes_of_which_an_imagej_header_does_not_speak_are_not_left_out(labels, tmp_path):
+    path = tmp_path / "cut.tif"
+    tifffile.imwrite(path, labels, imagej=True, metadata={"axes": "ZYX"})
+    path.write_bytes(path.read_bytes().replace(b"images=8", b"images=4").replace(b"slices=8", b"slices=4"))
+    with pytest.raises(OSError, match="has 8 planes, more than its header"):
+        rlnlib.load_cell(path)
+
+
+def test_several_pictures_in_one_png_are_refused_not_the_first_taken(labels, tmp_path):
+    first, *others = (Image.fromarray(plane) for plane in labels)
+    first.save(tmp_path / "film.png", save_all=True, append_images=others)
+    with pytest.raises(ValueError, match="holds 8 pictures"):
+        rlnlib.load_cell(tmp_path / "film.png")
+
+
+@pytest.mark.parametrize("extents", [["0 8 0 8 0 4"], ["0 8 0 8 0 4", "0 8 0 8 4 8"]])
+def test_a_piece_of_vtk_image_data_that_is_missing_is_not_taken_from_the_memory(extents, labels, cell, tmp_path):
+    pytest.importorskip("vtk")
+    head = (
+        '<VTKFile type="ImageData" version="0.1" byte_order="LittleEndian">'
+        '<ImageData WholeExtent="0 8 0 8 0 8" Origin="0 0 0" Spacing="1 1 1">'
+    )
+    parts = zip(extents, (labels[..., :4], labels[..., 4:]), strict=False)
+    text = "".join(
+        f'<Piece Extent="{extent}"><CellData><DataArray type="UInt8" Name="phase" format="ascii">'
+        f"{' '.join(map(str, part.ravel(order='F')))}</DataArray></CellData></Piece>"
+        for extent, part in parts
+    )
+    path = tmp_path / "pieces.vti"
+    path.write_text(f"{head}{text}</ImageData></VTKFile>")
+    if len(extents) == 2:
+        assert np.array_equal(rlnlib.load_cell(path), cell)
+        return
+    with pytest.raises(OSError, match="announces 512 voxels, but its pieces have 256"):
+        rlnlib.load_cell(path)
+
+
+def test_meta_images_whose_header_and_data_disagree_are_refused(labels, tmp_path):
+    pytest.importorskip("vtk")
+    path = tmp_path / "cell.mhd"
+    meta_image(path, labels)
+    text = path.read_text()
+    for change, sentence in (
+        (("MET_UCHAR", "MET_USHORT"), "announces 1,024 bytes, but cell.data has 512"),
+        (("DimSize = 8 8 8", "DimSize = 8 8 4"), "announces 256 bytes, but cell.data has 512"),
+        (("cell.data", "cell%02d.data 1 8 1"), "in several files"),
+    ):
+        path.write_text(text.replace(*change))
+        with pytest.raises((OSError, ValueError), match=sentence):
+            rlnlib.load_cell(path)
+
+
+def test_nrrd_axes_that_are_not_at_right_angles_are_refused(labels, tmp_path):
+    pytest.importorskip("nrrd")
+    nrrd(tmp_path / "cell.nrrd", labels, "space directions: (1,0,0) (0.5,0.866,0) (0,0,1)")
+    with pytest.raises(ValueError, match="right angles"):
+        rlnlib.load_cell(tmp_path / "cell.nrrd")
+
+
 def test_several_images_in_one_tiff_are_refused_not_the_first_taken(labels, tmp_path):
     with tifffile.TiffWriter(tmp_path / "two.tif") as file:
         file.write(labels)
@@ -344,10 +463,34 @@ SPACED = {
     "phases.dream3d": lambda path, image: dream3d(path, image, (0.5, 0.5, 1.5)),
     "cell.nrrd": lambda path, image: nrrd(path, image, "space directions: (1.5,0,0) (0,0.5,0) (0,0,0.5)"),
     "spacings.nrrd": lambda path, image: nrrd(path, image, "spacings: 1.5 0.5 0.5"),
+    "thick.nrrd": lambda path, image: nrrd(path, image, "spacings: nan 0.5 0.5\nthicknesses: 1.5 nan nan"),
+    "corners.nrrd": lambda path, image: nrrd(path, image, "axis mins: 0 0 0\naxis maxs: 12 4 4"),
+    "tifffile.tif": lambda path, image: tifffile.imwrite(
+        path, image, resolution=(2, 2), metadata={"axes": "ZYX", "spacing": 1.5}
+    ),
+    "attribute.h5": lambda path, image: hdf5(path, image, lambda file: file["cell"].attrs, "voxel_size"),
+    "root.h5": lambda path, image: hdf5(path, image, lambda file: file.attrs, "Spacing"),
+    "beside.h5": lambda path, image: hdf5(path, image, lambda file: file, "resolution"),
+    "beside.npz": lambda path, image: np.savez(path, cell=image, spacing=np.array((1.5, 0.5, 0.5))),
+    "slices_ome": lambda path, image: write_slices(
+        path, image, "s{}.ome.tif", metadata={"axes": "YX", **dict(zip(OME_EDGES, (0.5, 0.5, 1.5), strict=True))}
+    ),
+    "slices_imagej": lambda path, image: write_slices(
+        path, image, "s{}.tif", imagej=True, resolution=(2, 2), metadata={"axes": "YX", "spacing": 1.5, "unit": "um"}
+    ),
     "cell.mhd": lambda path, image: meta_image(path, image, "ElementSpacing = 1.5 0.5 0.5"),
     "cell.vti": lambda path, image: path.write_text(xml(image, spacing=(1.5, 0.5, 0.5))),
     "cell.vtk": lambda path, image: path.write_text(rectilinear(image, (1.5, 0.5, 0.5))),
 }
+
+
+OME_EDGES = ("PhysicalSizeX", "PhysicalSizeY", "PhysicalSizeZ")
+
+
+def hdf5(path, image, place, name):
+    with h5py.File(path, "w") as file:
+        file["cell"] = image
+        place(file)[name] = np.array((1.5, 0.5, 0.5))
 
 
 def nrrd(path, image, line="spacings: 1 1 1"):
@@ -435,6 +578,33 @@ def test_colours_channels_and_times_are_no_axes_of_space(shape, options, sentenc
         rlnlib.load_cell(tmp_path / "cell.tif")
 
 
+@pytest.mark.parametrize("axis", [0, 2])
+def test_a_colour_picture_saved_as_an_array_is_no_cell_of_three_planes(axis, tmp_path):
+    disc = np.hypot(*(np.mgrid[:32, :32] - 15.5)) < 9
+    colours = np.stack([~disc, np.zeros_like(disc), disc], axis).astype(np.uint8) * 255
+    np.save(tmp_path / "a.npy", colours)
+    np.savez(tmp_path / "b.npz", colours)
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file["picture"] = colours
+    for name in ("a.npy", "b.npz", "c.h5"):
+        with pytest.raises(ValueError, match=rf"{name} has the shape .*axis {axis} of 3 .*colours"):
+            rlnlib.load_cell(tmp_path / name)
+    np.save(tmp_path / "extruded.npy", np.stack([disc] * 3, axis))
+    assert rlnlib.load_cell(tmp_path / "extruded.npy").sum() == 3 * disc.sum()
+
+
+@pytest.mark.parametrize("how", ["ilastik", "labels"])
+def test_channels_that_an_hdf5_file_names_are_no_axis_of_space(how, labels, tmp_path):
+    with h5py.File(tmp_path / "cell.h5", "w") as file:
+        file["exported"] = labels
+        if how == "ilastik":
+            file["exported"].attrs["axistags"] = '{"axes": [{"key": "c"}, {"key": "y"}, {"key": "x"}]}'
+        else:
+            file["exported"].dims[0].label = "channel"
+    with pytest.raises(ValueError, match=r"cell\.h5: the axes of '/exported' are \['c.*\(8, 8, 8\)"):
+        rlnlib.load_cell(tmp_path / "cell.h5")
+
+
 def test_a_colour_picture_is_refused_and_a_palette_gives_its_numbers(cell, labels, tmp_path):
     Image.fromarray(np.dstack([labels[0]] * 3)).save(tmp_path / "rgb.png")
     with pytest.raises(ValueError, match=r"rgb\.png has the channels R, G, B.*convert\('L'\)"):
@@ -452,6 +622,13 @@ def test_a_compressed_stack_of_another_program_is_read(compression, cell, tmp_pa
         pages = [page.convert("1") for page in pages]
     pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:], compression=compression)
     assert np.array_equal(rlnlib.load_cell(tmp_path / "stack.tif"), cell)
+
+
+@pytest.mark.parametrize("label", [None, 255])
+def test_jpeg_within_tiff_is_refused_since_it_changes_labels(label, cell, tmp_path):
+    Image.fromarray(cell[0].astype(np.uint8) * 255).save(tmp_path / "cell.tif", compression="jpeg")
+    with pytest.raises(ValueError, match=r"cell\.tif is compressed as JPEG"):
+        rlnlib.load_cell(tmp_path / "cell.tif", stiff_label=label)
 
 
 def test_labels_of_16_bits_in_lzw_keep_their_values(tmp_path, monkeypatch):

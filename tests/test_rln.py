@@ -172,6 +172,9 @@ def test_a_standard_type_of_float64_does_not_reach_the_networks(random_cells, tm
             assert {p.dtype for p in network.parameters()} == {torch.float32}
             fields = rlnlib.predict_strain(network, cells)
             assert fields.dtype == torch.float32
+        informed = rlnlib.load_pretrained("informed")
+        assert {p.dtype for p in informed.parameters()} == {torch.float32}
+        assert bool(rlnlib.predict(informed, cells[:1], contrast=10).strain.isfinite().all())
         config = training.TrainingConfig(epochs=1, batch_size=2, loss="mae", pass_weights=(1.0,), augment=True)
         training.train(network, (cells, fields), (cells, fields), config, tmp_path, device="cpu")
     finally:
