@@ -210,10 +210,10 @@ def mandel_vector(name: str, value, batch: int | None = None) -> torch.Tensor:
     return vector if batch is None else vector.expand(batch, 6)
 
 
-def floating(dtype, known=(torch.float32, torch.float64)):
+def floating(dtype, known=(torch.float32, torch.float64), name: str = "dtype"):
     """A dtype among the known ones; a known name, such as "mixed", may stand among them."""
     if not isinstance(dtype, (torch.dtype, str)) or dtype not in known:
-        raise ValueError(f"dtype must be {' or '.join(map(str, known))}; it is {_shown(dtype)}.")
+        raise ValueError(f"{name} must be {' or '.join(map(str, known))}; it is {_shown(dtype)}.")
     return dtype
 
 

@@ -91,7 +91,7 @@ def isotropic_stiffness(young: float, poisson: float) -> torch.Tensor:
 
 def mandel_from_tensor(tensor) -> torch.Tensor:
     """Shape: (..., 3, 3) symmetric -> (..., 6)."""
-    tensor = torch.as_tensor(tensor)
+    tensor = _real(tensor, "tensor")
     if tensor.ndim < 2 or tensor.shape[-2:] != (3, 3):
         raise ValueError(f"A tensor must end in the shape (3, 3); this one has {tuple(tensor.shape)}.")
     if not torch.allclose(tensor, tensor.mT):
@@ -101,7 +101,7 @@ def mandel_from_tensor(tensor) -> torch.Tensor:
 
 def tensor_from_mandel(vector) -> torch.Tensor:
     """Shape: (..., 6) -> (..., 3, 3)."""
-    vector = torch.as_tensor(vector)
+    vector = _real(vector, "vector")
     if vector.ndim < 1 or vector.shape[-1] != 6:
         raise ValueError(f"A Mandel vector must end in the shape (6,); this one has {tuple(vector.shape)}.")
     tensor = vector.new_zeros(*vector.shape[:-1], 3, 3)
@@ -139,6 +139,8 @@ def engineering_constants(stiffness) -> dict[str, torch.Tensor]:
         ValueError: For another shape, or a stiffness that is not positive definite.
     """
     matrix, _ = _stiffness(stiffness)
+    if not bool(torch.isfinite(matrix).all()):
+        raise ValueError("The stiffness contains NaN or infinity.")
     if not bool((torch.linalg.eigvalsh((matrix + matrix.mT) / 2) > 0).all()):
         raise ValueError("The stiffness is not positive definite: it has no engineering constants.")
     compliance = torch.linalg.inv(matrix)
@@ -152,8 +154,17 @@ def engineering_constants(stiffness) -> dict[str, torch.Tensor]:
     return constants
 
 
+def _real(value, name: str) -> torch.Tensor:
+    """Real numbers in float32 or float64; whole ones would be cut where they meet sqrt(2)."""
+    checked = _checks.as_tensor(value, name)
+    if checked.is_complex():
+        raise ValueError(f"{name} must be real; its dtype is {checked.dtype}.")
+    kept = value if isinstance(value, torch.Tensor) else checked  # with its gradient
+    return kept if kept.dtype in (torch.float32, torch.float64) else kept.to(torch.float64)
+
+
 def _stiffness(matrix) -> tuple[torch.Tensor, torch.Tensor]:
-    matrix = torch.as_tensor(matrix)
+    matrix = _real(matrix, "stiffness")
     if matrix.ndim < 2 or matrix.shape[-2:] != (6, 6):
         raise ValueError(f"A stiffness must end in the shape (6, 6); this one has {tuple(matrix.shape)}.")
     return matrix, torch.tensor(_SHEAR_WEIGHT, dtype=matrix.dtype, device=matrix.device)

@@ -171,7 +171,8 @@ class InformedRLN(nn.Module):
         super().__init__()
         self.passes = _checks.positive_integer("passes", passes, most=1000)
         _checks.one_of("proximal", proximal, networks.PROXIMALS)
-        self.config: dict = {"passes": self.passes, "tied": bool(tied), "proximal": proximal}
+        tied = _checks.boolean("tied", tied)
+        self.config: dict = {"passes": self.passes, "tied": tied, "proximal": proximal}
         self.proximals = nn.ModuleList(
             networks.make_proximal(proximal, FEATURES, 3) for _ in range(1 if tied else self.passes)
         )
@@ -273,7 +274,8 @@ def predict(
         )
     problem = cell_problem(stiff, contrast, poisson, macroscopic_strain, phases)
     _checks.floating(dtype)
-    _checks.floating(network_dtype, (torch.float32, torch.bfloat16))
+    _checks.floating(network_dtype, (torch.float32, torch.bfloat16), "network_dtype")
+    guaranteed = _checks.boolean("guaranteed", guaranteed)
     if rtol is not None and energy_rtol is not None:
         raise ValueError("Give rtol or energy_rtol, and not both.")
     if energy_rtol is not None:

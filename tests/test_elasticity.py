@@ -1,5 +1,7 @@
 import itertools
+import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -80,3 +82,25 @@ def test_bounds_of_one_phase_are_that_phase():
 def test_bad_input_is_refused(call):
     with pytest.raises(ValueError):
         call()
+
+
+def test_whole_numbers_keep_their_shears():
+    """An integer type would cut 1 / sqrt(2) to 0."""
+    strain = [[0, 0, 0], [0, 0, 1], [0, 1, 0]]
+    vector = elasticity.mandel_from_tensor(strain)
+    assert elasticity.tensor_from_mandel([0, 0, 0, 1, 0, 0])[1, 2] == pytest.approx(math.sqrt(0.5))
+    assert vector.tolist() == pytest.approx([0, 0, 0, math.sqrt(2), 0, 0])
+    assert elasticity.voigt_from_mandel(np.eye(6, dtype=int))[3, 3] == pytest.approx(0.5)
+    assert elasticity.mandel_from_voigt(np.eye(6, dtype=int))[0, 0] == 1
+
+
+@pytest.mark.parametrize("matrix", [None, "no", [[1, 2], [3]], 10**400, np.full((6, 6), np.nan), np.eye(6) * 1j, len])
+def test_what_is_no_stiffness_is_refused_by_name(matrix):
+    with pytest.raises(ValueError, match="stiffness"):
+        elasticity.engineering_constants(matrix)
+
+
+def test_a_stiffness_may_be_big_endian_or_flipped():
+    stiffness = elasticity.isotropic_stiffness(2.0, 0.3).numpy()
+    for given in (stiffness.astype(">f8"), stiffness[::-1, ::-1][::-1, ::-1], stiffness.astype(np.float16)):
+        assert elasticity.engineering_constants(given)["E1"].item() == pytest.approx(2.0, rel=1e-3)

@@ -1,5 +1,7 @@
 """Images of users: read as they are, or refused with what is wrong and what to do; nothing is guessed."""
 
+import importlib.util
+import re
 import shutil
 import sys
 import warnings
@@ -241,7 +243,7 @@ def test_slices_may_be_numbered_by_their_depth(labels, cell, tmp_path):
 @pytest.mark.parametrize(
     ("name", "numbers", "sentence"),
     [
-        ("z{}.tif", [0.25 * n for n in range(8)], r"the numbers 0\.0 and 0\.25: .*digits after the point"),
+        ("z{}.tif", [0.25 * n for n in range(8)], r"the numbers 0\.0 and 1\.75: .*digits after the point"),
         ("z{0[0]}_c{0[1]}.tif", [(z, c) for z in range(4) for c in range(2)], r"numbered by 4 x 2.*channels"),
         ("{}.tif", ["one", "two", "three", "four", "five", "six", "seven", "eight"], "no numbers in their names"),
     ],
@@ -540,6 +542,20 @@ def test_planes_further_apart_than_pixels_are_refused_with_their_distance_or_han
     )
 
 
+def test_the_line_that_the_refusal_gives_repeats_each_plane_as_often(labels, tmp_path):
+    import scipy.ndimage
+
+    SPACED["imagej.tif"](tmp_path / "cell.tif", labels)
+    with pytest.raises(ValueError, match="no cubes") as refusal:
+        rlnlib.load_cell(tmp_path / "cell.tif")
+    line, edges = re.search(r"`(scipy[^`]*)` with edges = (\(.*\))", str(refusal.value)).groups()
+    given = {"scipy": scipy, "image": labels, "edges": eval(edges)}
+    assert np.array_equal(eval(line, given), np.repeat(labels, 3, axis=0))
+    assert not np.array_equal(
+        eval(line.replace("grid_mode=True, mode='nearest'", ""), given), np.repeat(labels, 3, axis=0)
+    )
+
+
 def test_pixels_that_are_no_squares_are_refused(labels, tmp_path):
     tifffile.imwrite(tmp_path / "cell.tif", labels, resolution=(100, 50))
     with pytest.raises(ValueError, match="no cubes"):
@@ -645,12 +661,14 @@ def test_white_is_the_larger_value_also_where_a_file_stores_it_as_zero(cell, tmp
     assert np.array_equal(rlnlib.load_cell(tmp_path / "white.tif"), cell)
 
 
-def test_a_compression_that_nothing_here_reads_is_named_with_its_package(labels, tmp_path, monkeypatch):
+@pytest.mark.skipif(importlib.util.find_spec("imagecodecs") is not None, reason="imagecodecs reads these")
+@pytest.mark.parametrize("code", [50000, 34887])  # ZSTD, which Pillow knows, and LERC, which it does not
+def test_a_compression_that_nothing_here_reads_is_named_with_its_package(code, labels, tmp_path):
     tifffile.imwrite(tmp_path / "cell.tif", labels)
     content = bytearray((tmp_path / "cell.tif").read_bytes())
     with tifffile.TiffFile(tmp_path / "cell.tif") as file:
         place = file.pages[0].tags["Compression"].valueoffset
-    content[place : place + 2] = (50000).to_bytes(2, "little")  # ZSTD
+    content[place : place + 2] = code.to_bytes(2, "little")
     (tmp_path / "cell.tif").write_bytes(content)
     with pytest.raises(ImportError, match=r"cell\.tif needs the package imagecodecs: .*\[images\]"):
         rlnlib.load_cell(tmp_path / "cell.tif")

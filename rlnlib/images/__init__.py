@@ -188,8 +188,8 @@ def _edges(path: Path, spacing, any_spacing: bool) -> tuple[float, float, float]
         raise ValueError(
             f"{path} has voxels of {shown} (by the axes of the file), which are no cubes. Solve it so: `cell, spacing "
             f"= rlnlib.load_cell(path, return_spacing=True)` and `rlnlib.solve_strain(cell, spacing=spacing, ...)`; or "
-            f"make cubes of the image: `scipy.ndimage.zoom(image, [e / min(edges) for e in edges], order=0)` with "
-            f"edges = ({', '.join(f'{edge:.6g}' for edge in edges)})."
+            f"make cubes of the image: `scipy.ndimage.zoom(image, [e / min(edges) for e in edges], order=0, "
+            f"grid_mode=True, mode='nearest')` with edges = ({', '.join(f'{edge:.6g}' for edge in edges)})."
         )
     return edges
 

@@ -153,7 +153,11 @@ def _decoded_by_pillow(path: Path, series) -> np.ndarray:
     kind = kinds.get((page.bitspersample, page.dtype.kind))
     if kind is None or page.is_tiled or series.is_multifile:
         raise missing(path, "imagecodecs", "images")
-    with Pillow.open(path) as picture:
+    try:
+        picture = Pillow.open(path)
+    except OSError as error:  # it knows a TIFF by its compression
+        raise missing(path, "imagecodecs", "images") from error
+    with picture:
         planes = []
         for number in (page.index for page in series.pages):
             try:
@@ -290,8 +294,9 @@ def _counts(folder: Path, texts: tuple[str, ...]) -> tuple[int, ...]:
         return tuple(int(whole + decimals) for whole, _, decimals in parts)
     counted = [int(decimals or -1) for _, _, decimals in parts]
     if len({whole for whole, _, _ in parts}) > 1 or max(counted) - min(counted) != len(set(counted)) - 1:
+        ordered = sorted(texts, key=lambda text: (len(text), text))
         raise ValueError(
-            f"The slices in {folder} have the numbers {min(texts, key=len)} and {max(texts, key=len)}: give all as "
-            f"many digits after the point."
+            f"The slices in {folder} have the numbers {ordered[0]} and {ordered[-1]}: give all as many digits after "
+            f"the point."
         )
     return tuple(counted)

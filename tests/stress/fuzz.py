@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 import rlnlib
-from rlnlib import dataset, elasticity, green, images, metrics, microstructure, training
+from rlnlib import dataset, elasticity, fans, green, images, metrics, microstructure, training, weight_files
 
 CELL = np.arange(64).reshape(1, 4, 4, 4) % 3 == 0
 SET = {"size": 4, "grain_size": (1, 2), "contrast": 10.0}
@@ -44,6 +44,7 @@ def functions(folder: Path) -> dict[str, tuple[Callable, dict[str, Any]]]:
     np.save(folder / "strain.npy", np.ones((1, 4, 4, 4)))
     data = dataset.make_dataset(folder / "data.h5", 5, **SET)
     model = rlnlib.RLN(passes=1)
+    weight_files.save_weights(folder / "one.safetensors", model)
     field = torch.ones(2, 4, 4, 4)
     return {
         "generate_cells": (rlnlib.generate_cells, {"n": 1, "size": 4, "grain_size": (1, 2)}),
@@ -71,10 +72,18 @@ def functions(folder: Path) -> dict[str, tuple[Callable, dict[str, Any]]]:
         "solve_strain": (rlnlib.solve_strain, {"stiff": CELL, "contrast": 10.0, "rtol": 1e-4}),
         "effective_stiffness": (rlnlib.effective_stiffness, {"stiff": CELL, "contrast": 10.0, "rtol": 1e-3}),
         "predict_strain": (rlnlib.predict_strain, {"model": model, "stiff": CELL}),
+        "predict": (rlnlib.predict, {"model": rlnlib.InformedRLN(passes=1), "stiff": CELL, "contrast": 10.0}),
         "RLN": (rlnlib.RLN, {"passes": 1}),
+        "InformedRLN": (rlnlib.InformedRLN, {"passes": 1}),
         "TrainingConfig": (training.TrainingConfig, {}),
         "load_pretrained": (rlnlib.load_pretrained, {"kind": "fln", "contrast": 10.0}),
         "load_published": (rlnlib.load_published, {"path": folder / "cell.npy"}),
+        "load_weights": (weight_files.load_weights, {"path": folder / "one.safetensors"}),
+        "fans.write": (fans.write, {"folder": folder / "case", "stiff": CELL[0], "contrast": 10.0}),
+        "engineering_constants": (
+            elasticity.engineering_constants,
+            {"stiffness": elasticity.isotropic_stiffness(1.0, 0.3)},
+        ),
         "mase": (rlnlib.mase, {"predicted": field, "true": field}),
         "energy_by_wavelength": (metrics.energy_by_wavelength, {"field": field, "wavelengths": [2.0, 3.0]}),
         "isotropic_stiffness": (elasticity.isotropic_stiffness, {"young": 1.0, "poisson": 0.3}),
