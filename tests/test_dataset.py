@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 import rlnlib
 from rlnlib import dataset, reproduce
+from rlnlib._files import replacing
 from rlnlib.dataset import making
 from rlnlib.dataset.__main__ import main
 
@@ -571,6 +572,17 @@ def test_blocks_of_another_set_are_refused_and_stay(plant, tmp_path, monkeypatch
     with pytest.raises(OSError, match=rf"{blocks[0].name} was not solved for these parameters"):
         dataset.make_dataset(tmp_path / "set.h5", 40, **SMALL)
     assert blocks[0].read_bytes() == before and not (tmp_path / "set.h5").exists()
+
+
+def test_two_that_write_one_file_at_once_do_not_take_each_others_part(tmp_path):
+    path = tmp_path / "set.h5"
+    with replacing(path) as first:
+        first.write_bytes(b"first")
+        with replacing(path) as second:
+            second.write_bytes(b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_a_killed_repair_left_goes_with_the_next_one(copy):
