@@ -136,7 +136,7 @@ def train(folder, recipe: dict, options: dict | None = None, checkpoint_minutes=
     torch.manual_seed(recipe["seed"])
     model = informed.InformedRLN(**(options or {})).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe["learning_rate"])
-    state: dict = {"step": 0, "seconds": 0.0, "loss": 0.0, "history": [], "ends": [[0, recipe["steps"]]]}
+    state: dict = {"step": 0, "seconds": 0.0, "loss": 0.0, "learning_curve": [], "ends": [[0, recipe["steps"]]]}
     if path.exists():
         state = _resume(path, model, optimizer, recipe)
     cells = random_cells(recipe["cells"], recipe["size"], seed=1000 + recipe["seed"])
@@ -170,7 +170,7 @@ def train(folder, recipe: dict, options: dict | None = None, checkpoint_minutes=
             row = {"step": state["step"], "presented": state["step"] * recipe["batch_size"]}
             row |= {"minutes": round(state["seconds"] / 60, 2), "loss": state["loss"] / recipe["validate_every"]}
             row |= {f"mase_{held[0]:g}": round(validation_error(model, *held), 4) for held in held_out}
-            state["history"].append(row)
+            state["learning_curve"].append(row)
             state["loss"] = 0.0
             print(json.dumps(row), flush=True)
         if time.monotonic() - saved > 60 * checkpoint_minutes:
@@ -205,7 +205,9 @@ def _save(path: Path, model, optimizer, recipe: dict, state: dict) -> None:
     torch.save({**saved, "optimizer": optimizer.state_dict()}, content)
     body = content.getvalue()
     write_atomically(path, zlib.crc32(body).to_bytes(4, "little") + body)
-    write_atomically(path.with_name("history.json"), (json.dumps(state["history"], indent=1) + "\n").encode())
+    write_atomically(
+        path.with_name("learning_curve.json"), (json.dumps(state["learning_curve"], indent=1) + "\n").encode()
+    )
 
 
 def read_checkpoint(path) -> dict:
@@ -239,7 +241,7 @@ def save(model, folder, path) -> None:
         metrics={
             "presented": recipe["batch_size"] * state["step"],
             "minutes": round(state["seconds"] / 60, 1),
-            "validation": state["history"][-1] if state["history"] else None,
+            "validation": state["learning_curve"][-1] if state["learning_curve"] else None,
         },
     )
 

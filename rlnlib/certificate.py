@@ -166,14 +166,14 @@ def solve_within_bounds(
         lower, upper = energy_bounds(problem, u, macroscopic_strain, problem.operator).unbind(1)
         return upper - lower <= tolerance * upper
 
-    history = [residual()]
-    converged, iterations = history[0] == 0, torch.zeros(len(u), dtype=torch.int64, device=u.device)
+    sizes = [residual()]
+    converged, iterations = sizes[0] == 0, torch.zeros(len(u), dtype=torch.int64, device=u.device)
     if energy_rtol is not None:
         steps = guarded_steps(problem, u, [None] * most)
         converged = met(energy_rtol)
         while not bool(converged.all()) and (following := next(steps, None)) is not None:
             iterations += ~converged
             u = torch.where(converged.view(-1, 1, 1, 1, 1), u, following)
-            history.append(torch.where(converged, torch.nan, residual()))
+            sizes.append(torch.where(converged, torch.nan, residual()))
             converged = met(energy_rtol)
-    return u, solvers.Statistics(converged, iterations, torch.stack(history, 1), residual())
+    return u, solvers.Statistics(converged, iterations, torch.stack(sizes, 1), residual())

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 
-from rlnlib import _checks, dataset, metrics, provenance, training, weight_files
+from rlnlib import _checks, dataset, metrics, provenance, runs, training, weight_files
 from rlnlib._files import write_atomically, writing
 from rlnlib.fast.environment import restart_with_environment
 from rlnlib.rln import KINDS, RLN, predict_strain
@@ -155,7 +155,7 @@ def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
     """Train one network in all its stages, score it, and write its weights and its record."""
     name = f"{kind}-{contrast:g}"
     model: RLN | None = None
-    history: list[dict] = []
+    learning_curve: list[dict] = []
     stages: list[tuple] = []
     for stage in profile.stages:
         last = stage is profile.stages[-1]
@@ -192,10 +192,10 @@ def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
                 progress,
                 slice_minutes=max(0.0, (deadline - time.monotonic()) / 60),
             )
-        except training.Unfinished as pause:
+        except runs.Unfinished as pause:
             raise _Left(doing, pause.done, pause.seconds) from pause
         stages.append((provenance.described(data), asdict(config)))
-        history = provenance.joined(history, rows)
+        learning_curve = provenance.joined(learning_curve, rows)
     assert model is not None
     errors, worst = _scores(model, data, out / name / "scores.json", deadline, device)
     target = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
@@ -205,10 +205,10 @@ def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
         else f"{provenance.cpu_name()}, {torch.get_num_threads()} threads"
     )
     about = provenance.record(
-        kind, contrast, stages[-1][0], stages, history, errors, worst, len(train_set.fields[0]), place
+        kind, contrast, stages[-1][0], stages, learning_curve, errors, worst, len(train_set.fields[0]), place
     )
     if _checks.from_environment("RANK", 0, least=0) == 0:
-        training.write_history(out / f"{name}.history.csv", history)
+        runs.write_learning_curve(out / f"{name}.learning_curve.csv", learning_curve)
         with writing(out):
             weight_files.save_weights(out / f"{name}.safetensors", model, **provenance.header(about))
             write_atomically(out / f"{name}.json", (json.dumps(about) + "\n").encode())

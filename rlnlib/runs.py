@@ -13,7 +13,7 @@ import torch
 
 from rlnlib._files import write_atomically, writing
 
-CHECKPOINT, HISTORY = "checkpoint.pt", "history.csv"
+CHECKPOINT, LEARNING_CURVE = "checkpoint.pt", "learning_curve.csv"
 #: What a checkpoint holds: recipe, network and data by which a run is known, and where it stands.
 PARTS = {"config", "model", "data", "state", "weights", "optimizer"}
 
@@ -54,7 +54,7 @@ def read_checkpoint(folder: Path) -> dict:
         if zlib.crc32(content[:-4]) != int.from_bytes(content[-4:], "little"):
             raise ValueError("its checksum is not that of its content")
         saved = torch.load(io.BytesIO(content[:-4]), map_location="cpu", weights_only=True)
-        if not isinstance(saved, dict) or saved.keys() != PARTS:
+        if not isinstance(saved, dict) or saved.keys() != PARTS or "learning_curve" not in saved["state"]:
             raise ValueError("it does not hold what a checkpoint of this version holds")
     except Exception as error:  # torch raises many types
         raise OSError(
@@ -103,7 +103,7 @@ def describe_data(stiff: torch.Tensor, strain: torch.Tensor, data) -> dict:
     return {"cells": len(stiff), "size": list(stiff.shape[1:]), "sha256": digest.hexdigest(), **made}
 
 
-def read_history(folder, name: str = HISTORY) -> list[dict[str, float]]:
+def read_learning_curve(folder, name: str = LEARNING_CURVE) -> list[dict[str, float]]:
     """Read the learning curve that a run left in its folder, one dict an epoch. Raises OSError for another table."""
     path = Path(folder) / name
     with open(path, newline="", encoding="utf-8") as file:
@@ -113,12 +113,12 @@ def read_history(folder, name: str = HISTORY) -> list[dict[str, float]]:
             raise OSError(f"{path} is not a table of numbers ({error}).") from error
 
 
-def write_history(path, history: list[dict]) -> None:
-    """Write what :func:`read_history` reads; a file that holds it already is left alone."""
+def write_learning_curve(path, learning_curve: list[dict]) -> None:
+    """Write what :func:`read_learning_curve` reads; a file that holds it already is left alone."""
     table = io.StringIO()
-    writer = csv.DictWriter(table, history[0])
+    writer = csv.DictWriter(table, learning_curve[0])
     writer.writeheader()
-    writer.writerows(history)
+    writer.writerows(learning_curve)
     content, path = table.getvalue().encode(), Path(path)
     if not path.exists() or path.read_bytes() != content:
         with writing(path):

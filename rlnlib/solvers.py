@@ -269,7 +269,7 @@ def iterate(
     best = equation.reference  # F(y_0; m) = y (eq. 21) starts from y_0 = y_R
     first = norm(equation.residual(best))
     threshold = torch.maximum(stopping.threshold(first), _ROUNDING[best.dtype] * norm(best))
-    least, history = first.clone(), [first]
+    least, sizes = first.clone(), [first]
     iterations = torch.zeros_like(first, dtype=torch.int64)
     active = first > threshold
     passes = (proximal for _ in range(stopping.max_iterations))
@@ -277,16 +277,16 @@ def iterate(
         for y in recurrence(passes, equation.reference):
             size = norm(equation.residual(y))
             iterations += active
-            history.append(torch.where(active, size, torch.nan))
+            sizes.append(torch.where(active, size, torch.nan))
             if watch:
-                watch(len(history) - 1, float((size / first)[active].max()))
+                watch(len(sizes) - 1, float((size / first)[active].max()))
             better = active & (size < least)
             best, least = torch.where(over_cells(better, y), y, best), torch.where(better, size, least)
             active = active & (size > threshold) & (size < _DIVERGED * first)
             if not bool(active.any()):
                 break
     scale = torch.where(first > threshold, first, 1)
-    residuals = torch.stack(history, 1) / scale[:, None]
+    residuals = torch.stack(sizes, 1) / scale[:, None]
     return best, Statistics(least <= threshold, iterations, residuals, least / scale)
 
 

@@ -24,10 +24,8 @@ from rlnlib._files import locked, writing
 from rlnlib.fast.processes import fast_precision, longest, mean_over_processes, start
 from rlnlib.metrics import mase
 from rlnlib.rln import RLN, phase_indicators, predict_strain
-from rlnlib.runs import CHECKPOINT, HISTORY, Unfinished, read_history, write_history
 
-__all__ = ["CHECKPOINT", "HISTORY", "LOSSES", "TrainingConfig", "Unfinished", "fast_precision", "pass_errors"]
-__all__ += ["read_history", "read_run", "step", "train", "training_loss", "write_history"]
+__all__ = ["LOSSES", "TrainingConfig", "fast_precision", "pass_errors", "read_run", "step", "train", "training_loss"]
 
 LOSSES = ("mse", "rmse", "mae")
 #: Where a run stands: whole epochs, batches of the next one, what was summed over them, and what was best so far.
@@ -134,12 +132,13 @@ def train(
             that gives such a pair; held on the device.
         validation_set: the same.
         config: the recipe.
-        folder: receives a checkpoint after each epoch and every ``config.checkpoint_minutes``, and ``history.csv``.
-            A folder with a checkpoint is resumed, and a finished one only read.
+        folder: receives a checkpoint after each epoch and every ``config.checkpoint_minutes``, and
+            ``learning_curve.csv``. A folder with a checkpoint is resumed, and a finished one only read.
         device: "auto", "cpu" or "cuda".
         progress: show a bar.
-        slice_minutes: time of this call, after which an unfinished run is saved and :class:`Unfinished` raised; one
-            step is made in any case. It is no part of the recipe: so a long run fits into short leases of a machine.
+        slice_minutes: time of this call, after which an unfinished run is saved and :class:`rlnlib.runs.Unfinished`
+            raised; one step is made in any case. It is no part of the recipe: so a long run fits into short leases of a
+            machine.
 
     Returns:
         The learning curve: one dict an epoch.
@@ -175,13 +174,13 @@ def train(
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(folder))
-        state: dict[str, Any] = {**_START, "history": [], "best_error": math.inf, "best": {}}
+        state: dict[str, Any] = {**_START, "learning_curve": [], "best_error": math.inf, "best": {}}
         if before := runs.read_matching_checkpoint(folder, run):
             network.load_state_dict(before["weights"])
             optimizer.load_state_dict(before["optimizer"])
             state = before["state"]
-        if fabric.is_global_zero and state["history"]:
-            write_history(folder / HISTORY, state["history"])  # a kill may have come between the two files
+        if fabric.is_global_zero and state["learning_curve"]:  # a kill may have come between the two files
+            runs.write_learning_curve(folder / runs.LEARNING_CURVE, state["learning_curve"])
         stiff, strain = fabric.to_device((stiff, strain))
         step_size = config.batch_size * fabric.world_size
         batches = math.ceil(len(stiff) / step_size)
@@ -203,8 +202,8 @@ def train(
             if fabric.is_global_zero:
                 tensors = {"weights": network.state_dict(), "optimizer": optimizer.state_dict()}
                 runs.write_checkpoint(folder, {**run, "state": state, **tensors})
-                if state["history"]:
-                    write_history(folder / HISTORY, state["history"])
+                if state["learning_curve"]:
+                    runs.write_learning_curve(folder / runs.LEARNING_CURVE, state["learning_curve"])
             fabric.barrier()
             return time.monotonic()
 
@@ -227,7 +226,7 @@ def train(
                     spent = state["seconds"] - (entered - started)
                     if slice_minutes is not None and number > begin and spent > 60 * slice_minutes:
                         save()
-                        raise Unfinished(done, state["seconds"])
+                        raise runs.Unfinished(done, state["seconds"])
                     for group in optimizer.param_groups:
                         group["lr"] = _rate(config, done)
                     chosen = order[state["batch"] * step_size : (state["batch"] + 1) * step_size]
@@ -244,14 +243,14 @@ def train(
                     state["seen"] += len(chosen)
                     if longest(fabric, time.monotonic() - saved) > 60 * config.checkpoint_minutes:
                         saved = save()
-                if state["seen"] or not state["history"]:
+                if state["seen"] or not state["learning_curve"]:
                     check_finite()  # before the evaluation, which refuses NaN
                     _finish_epoch(fabric, network, held_out, config, state, optimizer.param_groups[0]["lr"])
                     loss_sum.zero_()
-                bar.set_postfix(validation_mase=f"{state['history'][-1]['validation_mase']:.2f} %")
+                bar.set_postfix(validation_mase=f"{state['learning_curve'][-1]['validation_mase']:.2f} %")
                 saved = save()
     network.load_state_dict(state["best"])
-    return state["history"]
+    return state["learning_curve"]
 
 
 def pass_errors(iterates: list[torch.Tensor], target: torch.Tensor, kind: str) -> torch.Tensor:
@@ -286,11 +285,11 @@ def read_run(folder, proximal=None) -> tuple[RLN, TrainingConfig, list[dict]]:
         ValueError: for a network that is not the library's and not passed.
     """
     saved = runs.read_checkpoint(Path(folder))
-    if not saved["state"]["history"]:
+    if not saved["state"]["learning_curve"]:
         raise OSError(f"The run in {folder} has not finished an epoch yet.")
     model = RLN.from_config(saved["model"], proximal)
     model.load_state_dict(saved["state"]["best"])
-    return model.eval(), TrainingConfig(**saved["config"]), saved["state"]["history"]
+    return model.eval(), TrainingConfig(**saved["config"]), saved["state"]["learning_curve"]
 
 
 def _finish_epoch(fabric, network, held_out, config, state, rate) -> None:
@@ -310,7 +309,7 @@ def _finish_epoch(fabric, network, held_out, config, state, rate) -> None:
     if error < state["best_error"]:
         state["best_error"] = error
         state["best"] = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-    state["history"].append(row)
+    state["learning_curve"].append(row)
     state.update(epoch=state["epoch"] + 1, batch=0, loss_sum=0.0, seen=0)
 
 

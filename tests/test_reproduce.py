@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import pages
-from rlnlib import reproduce, weight_files
+from rlnlib import reproduce, runs, weight_files
 from rlnlib.reproduce import PROFILES, Profile, Stage
 from rlnlib.training import TrainingConfig
 
@@ -160,7 +160,7 @@ def test_two_processes_make_the_steps_of_one_with_twice_the_batch(loss, tmp_path
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, *launcher, str(script), str(tmp_path / name), str(batch), loss]
         subprocess.run(command, check=True, env=environment, capture_output=True, timeout=200)
-        rows = reproduce.training.read_history(tmp_path / name)
+        rows = runs.read_learning_curve(tmp_path / name)
         return [row[key] for row in rows for key in ("training_loss", "validation_mase")]
 
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

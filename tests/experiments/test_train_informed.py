@@ -68,11 +68,11 @@ def test_a_few_steps_lower_the_error_without_a_label(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "CONTRASTS", (10.0,))
     recipe = {**TINY, "steps": 60, "batch_size": 8, "validate_every": 30, "learning_rate": 5e-3}
     experiment.train(tmp_path, recipe, {"passes": 2, "proximal": "three-layer"})
-    history = json.loads((tmp_path / "history.json").read_text())
+    curve = json.loads((tmp_path / "learning_curve.json").read_text())
     (_, _, truth), *_ = experiment.validation_set(6)
     untrained = float((truth - 1).abs().flatten(1).mean(1).mean()) * 100
-    assert [row["step"] for row in history] == [30, 60]
-    assert history[-1]["mase_10"] < 0.7 * untrained
+    assert [row["step"] for row in curve] == [30, 60]
+    assert curve[-1]["mase_10"] < 0.7 * untrained
 
 
 def test_a_batch_has_the_contrasts_phases_ratios_and_loads_that_the_recipe_says():
