@@ -138,7 +138,7 @@ def main():
         )
     else:
         parser.error("give --file, or --run, --data and --device")
-    print(f"{name}: {about['mase_mean']:.3f} ± {about['mase_deviation']:.3f} % on {about['test_cells']} test cells")
+    print(f"{name} is shipped; of its test: {about['metrics']}")
 
 
 if __name__ == "__main__":
