@@ -338,13 +338,3 @@ def frequencies(
         axes[2] = torch.fft.rfftfreq(shape[2], dtype=torch.float64)
     scaled = [2 * math.pi * axis / h for axis, h in zip(axes, spacing, strict=True)]
     return [axis.view([-1 if a == b else 1 for b in range(3)]) for a, axis in enumerate(scaled)]
-
-
-def centred_derivatives(shape: Sequence[int]) -> torch.Tensor:
-    """Symbol of d/dx_j at the centre of a voxel: difference along axis j, mean along the others (``rotated``).
-
-    Returns:
-        (3, N1, N2, N3 // 2 + 1) complex128, for voxels of edge 1.
-    """
-    turns = [torch.exp(1j * angle) for angle in frequencies(shape)]
-    return torch.stack([(turns[j] - 1) * (turns[j - 1] + 1) * (turns[j - 2] + 1) / 4 for j in range(3)])

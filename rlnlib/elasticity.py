@@ -65,7 +65,7 @@ def hooke(strain: torch.Tensor, lam, mu) -> torch.Tensor:
     Returns:
         The stress, of the strain's shape, in the unit of the moduli.
     """
-    stress = 2 * mu * strain
+    stress = 2 * mu * strain  # eq. 1
     stress[..., :3, :, :, :] += lam * strain[..., :3, :, :, :].sum(-4, keepdim=True)
     return stress
 

@@ -55,7 +55,7 @@ class GreenOperator:
         self.device = _checks.as_device(device)
         self.transform: Any = fast.transforms.choose(self.shape) if fast.use(self.device) else Fourier(self.shape)
         symbol = self.reference_symbol(self.transform.half)
-        inverse = self.transform.spread(_inverse_where_regular(symbol))  # (3, 3, F...)
+        inverse = self.transform.spread(_inverse_where_regular(symbol))  # the G of eq. 5, (3, 3, F...)
         self.inverse = inverse.to(dtype=_checks.floating(dtype), device=self.device)
 
     @property
@@ -91,13 +91,13 @@ class GreenOperator:
         return self.discretization.divergence(stress)
 
     def displacement(self, force: torch.Tensor) -> torch.Tensor:
-        """(B^T C^0 B)^-1 force, of zero mean: the integral of eq. 7, with G of eq. 5. (B, 3, N...) -> the same."""
+        """(B^T C^0 B)^-1 force, of zero mean. (B, 3, N...) -> the same."""
         spectrum = self.transform.forward(force)  # (B, 3, F...)
-        return self.transform.back(self._times_inverse(spectrum))
+        return self.transform.back(self._times_inverse(spectrum))  # the integral of eq. 7
 
     def __call__(self, stress: torch.Tensor) -> torch.Tensor:
         """Gamma^0 sigma: (B, G, 6, N...) -> (B, G, 6, N...)."""
-        return self.gradient(self.displacement(self.divergence(stress)))
+        return self.gradient(self.displacement(self.divergence(stress)))  # G-hat * of eq. 10
 
     def _times_inverse(self, spectrum):
         if fast.use(spectrum.device):

@@ -52,15 +52,15 @@ class GoverningEquation:
     _last: tuple | None = field(default=None, init=False, repr=False)
 
     def governing(self, y: torch.Tensor) -> torch.Tensor:
-        """H(y), zero for the solution (eq. 12)."""
-        return self.linear(y) + self.heterogeneous(y)  # eq. 13a
+        """H(y), zero for the solution."""
+        return self.linear(y) + self.heterogeneous(y)  # eqs. 12 and 13a
 
     def perturbation(self, y: torch.Tensor) -> torch.Tensor:
-        """-G * B(y), which the right-hand side of the equation adds to y_R (for elasticity eq. 8)."""
+        """-G * B(y), which the right-hand side of the equation adds to y_R."""
         # The residual of an iterate and the step from it need the same; a change in place would be a new version.
         if self._last is None or self._last[0] is not y or self._last[1] != y._version:
-            b = -self.heterogeneous(y)
-            self._last = (y, y._version, self.green(b))
+            b = -self.heterogeneous(y)  # eq. 13b: L_a y = b
+            self._last = (y, y._version, self.green(b))  # for elasticity eq. 8
         return self._last[2]
 
     def phi(self, y: torch.Tensor) -> torch.Tensor:
@@ -68,8 +68,8 @@ class GoverningEquation:
         return self.reference + self.perturbation(y)  # eq. 17 with b = -B(y); for elasticity eq. 9
 
     def residual(self, y: torch.Tensor) -> torch.Tensor:
-        """y - Phi(y), zero for the solution (eq. 20)."""
-        return y - self.phi(y)
+        """y - Phi(y), zero for the solution."""
+        return y - self.phi(y)  # eq. 20
 
     def linearized(self, direction: torch.Tensor) -> torch.Tensor:
         """(I + d/dy G * B) applied to a direction: how the residual changes along it, for B linear in y."""
@@ -155,7 +155,7 @@ def green_kernel(operator: GreenOperator) -> torch.Tensor:
 
 
 def phase_kernels(operator: GreenOperator, phases: list[tuple[float, float]]) -> torch.Tensor:
-    """Gamma^h = G-hat (C^h - C^R), the stencils of eq. 11, one for each phase.
+    """Gamma^h = G-hat (C^h - C^R), the stencils of the equation, one for each phase.
 
     Args:
         operator: Gamma^0 of C^R.
@@ -167,17 +167,27 @@ def phase_kernels(operator: GreenOperator, phases: list[tuple[float, float]]) ->
     reference = elasticity.stiffness_from_lame(*operator.lame)
     excess = torch.stack([elasticity.isotropic_stiffness(*phase) - reference for phase in phases])
     kernel = green_kernel(operator)
-    return torch.einsum("nmxyz,pmk->pnkxyz", kernel, excess.to(kernel))
+    return torch.einsum("nmxyz,pmk->pnkxyz", kernel, excess.to(kernel))  # eq. 11
 
 
 def convolve(kernel: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Periodic convolution (the * of eq. 10) of a matrix-valued kernel with a field, by Fourier transforms.
+    """Periodic convolution of a matrix-valued kernel with a field, by Fourier transforms.
 
     Shape: (R, C, N1, N2, N3), (B, C, N1, N2, N3) -> (B, R, N1, N2, N3).
     """
     axes, shape = (-3, -2, -1), values.shape[-3:]
     spectra = torch.fft.rfftn(kernel, dim=axes), torch.fft.rfftn(values, dim=axes)
-    return torch.fft.irfftn(torch.einsum("rcxyz,bcxyz->brxyz", *spectra), s=shape, dim=axes)
+    return torch.fft.irfftn(torch.einsum("rcxyz,bcxyz->brxyz", *spectra), s=shape, dim=axes)  # * of eq. 10
+
+
+def centred_derivatives(shape) -> torch.Tensor:
+    """Symbol of d/dx_j at the centre of a voxel: difference along axis j, mean along the others (``rotated``).
+
+    Returns:
+        (3, N1, N2, N3 // 2 + 1) complex128, for voxels of edge 1.
+    """
+    turns = [torch.exp(1j * angle) for angle in discretizations.frequencies(shape)]
+    return torch.stack([(turns[j] - 1) * (turns[j - 1] + 1) * (turns[j - 2] + 1) / 4 for j in range(3)])
 
 
 def conduction_equation(
@@ -215,7 +225,7 @@ def conduction_equation(
     shape, axes = labels.shape[1:], (-3, -2, -1)
     excess = (torch.tensor(values, dtype=dtype) - base).to(labels.device)[labels][:, None]
     kind = torch.complex128 if dtype == torch.float64 else torch.complex64
-    symbol = discretizations.centred_derivatives(shape).to(labels.device, kind)  # (3, F...)
+    symbol = centred_derivatives(shape).to(labels.device, kind)  # (3, F...)
     square = symbol.abs().square().sum(0)
     inverse = torch.where(square > 1e-12, 1 / square.clamp(min=1e-12), 0) / base
 

@@ -9,7 +9,7 @@ from rlnlib import _checks
 
 
 def mase(predicted, true) -> torch.Tensor:
-    """Mean absolute strain error of each cell, in percent (eq. 29).
+    """Mean absolute strain error of each cell, in percent.
 
     Both fields are already divided by the macroscopic strain y_R.
 
@@ -22,7 +22,7 @@ def mase(predicted, true) -> torch.Tensor:
             f"predicted and true must have one shape (B, ...); they have {tuple(predicted.shape)} and "
             f"{tuple(true.shape)}."
         )
-    error = 100 * (predicted - true).abs().flatten(1).mean(1)
+    error = 100 * (predicted - true).abs().flatten(1).mean(1)  # eq. 29: (B,)
     if not bool(torch.isfinite(error).all()):
         raise ValueError("predicted and true differ by more than float64 can hold.")
     return error

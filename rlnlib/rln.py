@@ -75,7 +75,7 @@ class RLN(nn.Module):
 
         reference = torch.ones_like(indicators[:, :1])  # the macroscopic strain, divided by itself
         fs = [perturbation(self.proximals[i % len(self.proximals)]) for i in range(self.passes)]
-        iterates = list(solvers.recurrence(fs, reference, self.history))  # eq. 22
+        iterates = list(solvers.recurrence(fs, reference, self.history))  # eq. 21: y_1 to y_N of F_theta(y_R, m)
         return iterates if return_iterates else iterates[-1]
 
     def with_options(self, **options) -> RLN:

@@ -19,7 +19,7 @@ from rlnlib import _checks
 
 
 def recurrence(proximals, reference: torch.Tensor, history: int = 0) -> Iterator[torch.Tensor]:
-    """The loop of Fig. 2a, y_i = y_R + f_i(y_{i-1}, y_{i-2}, ...; m) (eq. 22), from y_0 = y_R.
+    """The loop of Fig. 2a, y_i = y_R + f_i(y_{i-1}, y_{i-2}, ...; m), from y_0 = y_R.
 
     Fixed-point and gradient schemes differ from the learned ones only in f_i.
 
@@ -34,7 +34,7 @@ def recurrence(proximals, reference: torch.Tensor, history: int = 0) -> Iterator
     """
     past = [reference] + [torch.zeros_like(reference)] * history
     for proximal in proximals:
-        past = [reference + proximal(past), *past][: 1 + history]
+        past = [reference + proximal(past), *past][: 1 + history]  # eq. 22
         yield past[0]
 
 
