@@ -95,6 +95,12 @@ def circle(graph) -> list[str]:
     return next(filter(None, (follow(name, []) for name in graph)), [])
 
 
+def test_the_library_names_its_lesson_in_reading_order():
+    """A core module that helps another, such as the symmetries of training, may be left out."""
+    named = re.findall(r":mod:`~rlnlib\.(\w+)`", ast.get_docstring(ast.parse(MODULES[""].read_text(encoding="utf-8"))))
+    assert len(set(named)) == len(named) and set(CORE) - set(named) <= {"symmetry"} and set(named) <= set(CORE)
+
+
 def test_imports_point_one_way():
     assert breaches() == []
 
