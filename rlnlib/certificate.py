@@ -18,8 +18,14 @@ from rlnlib.voxel_fe import VoxelProblem
 
 
 def softest_medium(phases) -> tuple[float, float]:
-    """(young, poisson) of the medium with the smallest bulk and the smallest shear modulus among the phases: the
-    stiffest isotropic one that none of them is softer than."""
+    """The stiffest isotropic medium that no phase is softer than: it has their smallest bulk and shear modulus.
+
+    Args:
+        phases: (young, poisson) of each phase.
+
+    Returns:
+        Its (young, poisson), in the unit of the phases.
+    """
     lame = [elasticity.lame_parameters(*phase) for phase in phases]
     bulk, shear = min(lam + 2 * mu / 3 for lam, mu in lame), min(mu for _, mu in lame)
     return 9 * bulk * shear / (3 * bulk + shear), (3 * bulk - 2 * shear) / (2 * (3 * bulk + shear))
@@ -118,19 +124,19 @@ def guarded_steps(
 
 
 def _ratio(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a / b of each cell; 0 where b is not positive, as in a cell that is solved. Shape: (B,) -> (B, 1, 1, 1, 1)."""
+    """Divide a by b for each cell; 0 where b is not positive, as in a solved cell. Shape: (B,) -> (B, 1, 1, 1, 1)."""
     return torch.where(b > 0, a / torch.where(b > 0, b, 1), 0).view(-1, 1, 1, 1, 1)
 
 
 def _usable(proposed: torch.Tensor) -> torch.Tensor:
-    """The direction over its largest value, or zero where it has none that is finite."""
+    """Divide a direction by its largest value; zero where that is not finite. Shape: (B, 3, N...) -> the same."""
     largest = proposed.abs().amax((1, 2, 3, 4), keepdim=True)
     usable = torch.isfinite(largest) & (largest > 0)
     return torch.where(usable, proposed / torch.where(usable, largest, 1), 0).contiguous()
 
 
 def _minimizer(gram: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-    """a with the least a . G a / 2 - b . a; directions that depend on each other share their part.
+    """Find the a with the least a . G a / 2 - b . a; directions that depend on each other share their part.
 
     Shape: (B, D, D), (B, D) -> (B, D).
     """

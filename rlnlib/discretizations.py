@@ -286,7 +286,7 @@ DISCRETIZATIONS = tuple(KINDS)
 
 
 def make(name: str, shape: Sequence[int], spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> Discretization:
-    """The discretization of that name on a grid.
+    """Make the discretization of that name on a grid.
 
     Raises:
         ValueError: For an unknown name.

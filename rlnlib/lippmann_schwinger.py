@@ -24,6 +24,7 @@ Operator = Callable[[torch.Tensor], torch.Tensor]
 
 
 def _itself(y: torch.Tensor) -> torch.Tensor:
+    """Project nothing away: every perturbation is admissible."""
     return y
 
 
@@ -117,7 +118,15 @@ def elastic_equation(
 
 
 def from_green_operator(cell: CellProblem, operator: GreenOperator) -> GoverningEquation:
-    """Elastic equilibrium of a cell problem, with the grid and the reference medium C^R of ``operator``."""
+    """Elastic equilibrium of a cell problem, y = y_R - Gamma^0 * (C' y).
+
+    Args:
+        cell: Labels, phases and macroscopic strain.
+        operator: Gamma^0, with its grid, its discretization and its reference medium C^R.
+
+    Returns:
+        The equation for the strain y (B, G, 6, N1, N2, N3), Mandel.
+    """
     lam_r, mu_r = operator.lame
     lam, mu = ((field - of_r).to(operator.dtype) for field, of_r in zip(cell.lame(), operator.lame, strict=True))
     lam, mu = lam[:, None], mu[:, None]  # of C' = C - C^R, (B, 1, 1, N1, N2, N3)
@@ -171,9 +180,14 @@ def phase_kernels(operator: GreenOperator, phases: list[tuple[float, float]]) ->
 
 
 def convolve(kernel: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Periodic convolution of a matrix-valued kernel with a field, by Fourier transforms.
+    """Convolve a matrix-valued kernel with a periodic field, by Fourier transforms.
 
-    Shape: (R, C, N1, N2, N3), (B, C, N1, N2, N3) -> (B, R, N1, N2, N3).
+    Args:
+        kernel: (R, C, N1, N2, N3).
+        values: The field, (B, C, N1, N2, N3).
+
+    Returns:
+        (B, R, N1, N2, N3).
     """
     axes, shape = (-3, -2, -1), values.shape[-3:]
     spectra = torch.fft.rfftn(kernel, dim=axes), torch.fft.rfftn(values, dim=axes)

@@ -11,10 +11,15 @@ from rlnlib import _checks
 def mase(predicted, true) -> torch.Tensor:
     """Mean absolute strain error of each cell, in percent.
 
-    Both fields are already divided by the macroscopic strain y_R.
+    Args:
+        predicted: (B, ...), divided by the macroscopic strain y_R.
+        true: The same.
 
-    Shape: (B, ...), (B, ...) -> (B,) float64.
-    Raises ValueError for shapes that differ, an empty batch, or NaN.
+    Returns:
+        (B,) float64.
+
+    Raises:
+        ValueError: for shapes that differ, an empty batch, or NaN.
     """
     predicted, true = _field("predicted", predicted), _field("true", true)
     if predicted.shape != true.shape:
@@ -60,11 +65,18 @@ def summary(errors, resamples: int = 2000) -> dict:
 def energy_by_wavelength(field, wavelengths) -> torch.Tensor:
     """How the mean square of a periodic field divides among its waves, without its mean (Parseval's theorem).
 
-    ``wavelengths`` are bounds in voxels, rising: the first part has the waves up to the first bound, the last those
-    longer than the last one. The parts of a cell add up to its mean square deviation from its mean.
+    The parts of a cell add up to its mean square deviation from its mean.
 
-    Shape: (B, N1, N2, N3) -> (B, len(wavelengths) + 1) float64.
-    Raises ValueError for a field of another shape or with NaN, and for bounds that do not rise.
+    Args:
+        field: (B, N1, N2, N3).
+        wavelengths: bounds in voxels, rising, (W,). The first part has the waves up to the first bound, the last part
+            those longer than the last one.
+
+    Returns:
+        (B, W + 1) float64, in the square of the field's unit.
+
+    Raises:
+        ValueError: for a field of another shape or with NaN, and for bounds that do not rise.
     """
     field, bounds = _field("field", field), _checks.as_tensor(wavelengths, "wavelengths")
     if field.ndim != 4:
@@ -80,6 +92,7 @@ def energy_by_wavelength(field, wavelengths) -> torch.Tensor:
 
 
 def _field(name: str, value) -> torch.Tensor:
+    """Check a batch of real, finite fields. Shape: (B, ...) -> the same, float64 on the CPU. Raises ValueError."""
     field = _checks.as_tensor(value, name)
     if field.is_complex():
         raise ValueError(f"{name} must hold real numbers; its dtype is {field.dtype}.")

@@ -173,7 +173,11 @@ PROXIMALS: dict[str, Callable[..., nn.Module]] = {
 
 
 def full_name(proximal: str | Callable[[int], nn.Module]) -> str:
-    """Return the name that is stored for a proximal operator: that of the library, or "module:qualified name"."""
+    """Return the name that is stored for a proximal operator: that of the library, or "module:qualified name".
+
+    Raises:
+        ValueError: for what makes no module.
+    """
     if isinstance(proximal, str):
         return proximal
     if not callable(proximal) or isinstance(proximal, nn.Module):
@@ -192,6 +196,9 @@ def find_proximal(proximal: str | Callable[..., nn.Module]) -> Callable[..., nn.
     Args:
         proximal: a name of :data:`PROXIMALS`, the "module:qualified name" of a function or class of yours, which is
             imported, or that function or class itself.
+
+    Returns:
+        A function or class.
 
     Raises:
         ValueError: for an unknown name, or one that cannot be imported.
@@ -215,7 +222,15 @@ def find_proximal(proximal: str | Callable[..., nn.Module]) -> Callable[..., nn.
 
 
 def make_proximal(proximal: str | Callable[..., nn.Module], inputs: int, outputs: int = 1) -> nn.Module:
-    """Make a new proximal operator; see :func:`find_proximal`.
+    """Make a new proximal operator.
+
+    Args:
+        proximal: as for :func:`find_proximal`.
+        inputs: channels that it takes.
+        outputs: channels that it returns.
+
+    Returns:
+        The module, with new weights.
 
     Raises:
         ValueError: for an unknown name, or for what does not make a module.

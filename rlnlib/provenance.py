@@ -125,14 +125,22 @@ def current_commit() -> str | None:
 
 
 def described(data: Path) -> dict:
-    """Say with what a data set was made, and its hash."""
+    """Read with what a data set was made, and hash its file."""
     with open(data, "rb") as file:
         digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read())
     return {**json.loads(dataset.read_parameters(data).to_json()), "sha256": digest.hexdigest()}
 
 
 def joined(learning_curve: list[dict], rows: list[dict]) -> list[dict]:
-    """Put the learning curve of a later stage behind that of the earlier ones; epochs and seconds go on."""
+    """Put the learning curve of a later stage behind that of the earlier ones.
+
+    Args:
+        learning_curve: of the earlier stages; may be empty.
+        rows: of the later one, whose epochs and seconds begin at 0.
+
+    Returns:
+        One learning curve, in which epochs and seconds go on.
+    """
     epochs, seconds = (learning_curve[-1]["epoch"], learning_curve[-1]["seconds"]) if learning_curve else (0, 0.0)
     return learning_curve + [
         {**row, "epoch": int(epochs + row["epoch"]), "seconds": round(seconds + row["seconds"], 1)} for row in rows
@@ -162,6 +170,9 @@ def record(
         worst_voxel: largest error of any voxel, in percent of the macroscopic strain.
         training_cells: number of those of the last stage.
         device: what it was trained on.
+
+    Returns:
+        The record, as JSON gives it back: lists in place of tuples.
     """
     found = metrics.summary(errors)
     scores = {
@@ -188,7 +199,7 @@ def record(
         **scores,
         "mase": errors,
     }
-    return json.loads(json.dumps(about))  # as it is read again: lists in place of tuples
+    return json.loads(json.dumps(about))
 
 
 def header(about: dict) -> dict:

@@ -42,7 +42,14 @@ _BLOCK = 64
 
 @dataclass(frozen=True)
 class Stage:
-    """One training: of which cells (as in ``dataset.PROFILES``), which parts of them, by which recipe and network."""
+    """One training.
+
+    Attributes:
+        data: the cells, as in ``dataset.PROFILES``.
+        config: the recipe.
+        splits: parts of the cells that are trained on.
+        proximal: name of the network in each pass.
+    """
 
     data: dict
     config: TrainingConfig
@@ -52,10 +59,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Profile:
-    """The stages of each network's training, and in which order the kinds of networks come, should the time run out.
+    """What is trained, and how.
 
-    ``pass_weights`` of a recipe are those of the networks with as many passes; the others have none. Of the validation
-    part, ``validation_cells`` choose the best epoch; all of them by default.
+    Attributes:
+        stages: of the training of each network. The ``pass_weights`` of a recipe are for the networks with as many
+            passes; the others have none.
+        kinds: the networks, in the order in which they are trained, should the time run out.
+        validation_cells: how many of the validation part choose the best epoch; all of them by default.
     """
 
     stages: tuple[Stage, ...]
@@ -140,7 +150,7 @@ class _Left(Exception):
 
 
 class _Cells:
-    """Some parts of a data set, or the first ``count`` cells of them, as :func:`rlnlib.training.train` takes them."""
+    """Some parts of a data set, as :func:`rlnlib.training.train` takes them; the first ``count`` cells, if given."""
 
     def __init__(self, data: Path, splits: tuple[str, ...], count: int | None = None):
         parts = [dataset.StrainDataset(data, split) for split in splits]
@@ -216,7 +226,7 @@ def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
 
 
 def _scores(model, data, path: Path, deadline: float, device) -> tuple[list[float], float]:
-    """MASE of each test cell, and the worst voxel of all, in percent; in blocks, of which a kill loses one."""
+    """Score the test cells, of which a kill loses one block: the MASE of each, and the worst voxel, in percent."""
     stiff, strain = dataset.StrainDataset(data, "test").tensors()
     target = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     done: dict = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"mase": [], "worst_voxel": 0.0}
@@ -235,7 +245,14 @@ def _scores(model, data, path: Path, deadline: float, device) -> tuple[list[floa
 
 
 def differences(results: dict) -> dict:
-    """How much each network errs more than the next better one, cell by cell: {"50": {"fln - rln-t": {...}}, ...}."""
+    """Compare each network with the next better one, cell by cell.
+
+    Args:
+        results: what :func:`reproduce` returned.
+
+    Returns:
+        {"50": {"fln - rln-t": {"mean": ..., "interval": ...}, ...}, ...}: how much more the first one errs, in percent.
+    """
     found: dict = {}
     for contrast in CONTRASTS:
         for worse, better in (("fln", "rln-t"), ("rln-t", "rln")):
@@ -267,6 +284,7 @@ def table(results: dict) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m rlnlib.reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

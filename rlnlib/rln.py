@@ -120,9 +120,20 @@ _OPTIONS = {"passes", "tied", "history", "batch_mean", "proximal"}
 
 
 def phase_indicators(stiff, dtype=torch.float32) -> torch.Tensor:
-    """m^h of eq. 11 as channels. Shape: (B, N1, N2, N3) bool or 0/1 -> (B, 2, N1, N2, N3), soft then stiff."""
+    """Write cells as channels, one for each phase, 1 where it is and 0 elsewhere.
+
+    Args:
+        stiff: (B, N1, N2, N3), or (N1, N2, N3) for a batch of one; bool or 0/1.
+        dtype: of the result.
+
+    Returns:
+        (B, 2, N1, N2, N3), soft then stiff.
+
+    Raises:
+        ValueError: for another shape, or other labels than 0 and 1.
+    """
     stiff = _checks.as_labels(stiff)
-    return torch.stack([1 - stiff, stiff], dim=1).to(dtype)
+    return torch.stack([1 - stiff, stiff], dim=1).to(dtype)  # m^h of eq. 11
 
 
 #: Voxels predicted together, at most. CPU: of 31^3, one to four cells at a time take the same within a tenth, twelve

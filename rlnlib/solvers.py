@@ -155,7 +155,14 @@ Proximal = Callable[[list[torch.Tensor]], torch.Tensor]
 
 
 def moulinec(equation: FixedPointEquation) -> Proximal:
-    """f^M(y) = -sum_h Gamma^h * (m^h y), so that y_i = Phi(y_{i-1}) (Moulinec & Suquet 1998)."""
+    """f^M(y) = -sum_h Gamma^h * (m^h y), so that y_i = Phi(y_{i-1}) (Moulinec & Suquet 1998).
+
+    Args:
+        equation: y = Phi(y).
+
+    Returns:
+        f, for :func:`recurrence` and :func:`iterate`.
+    """
     return lambda past: equation.perturbation(past[0])  # eq. 25
 
 
@@ -208,6 +215,13 @@ def anderson(equation: FixedPointEquation, depth: int = 5) -> Proximal:
     """Moulinec's f, mixed over the last ``depth`` steps so that the residual is smallest (Anderson 1965).
 
     Use each f for one run: it remembers those steps.
+
+    Args:
+        equation: y = Phi(y).
+        depth: How many earlier steps are mixed in.
+
+    Returns:
+        f, for :func:`recurrence` and :func:`iterate`.
 
     Raises:
         ValueError: For a depth below 1.
@@ -291,17 +305,17 @@ def iterate(
 
 
 def _ratio(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a / b for each cell; 0 where b is not positive, as for a cell that is solved exactly."""
+    """Divide a by b for each cell; 0 where b is not positive, as for a cell that is solved exactly. Shape: (B,)."""
     return torch.where(b > 0, a / torch.where(b > 0, b, 1), 0)
 
 
 def over_cells(value: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
-    """One value for each cell, shaped to multiply a field. Shape: (B,), (B, ...) -> (B, 1, ...)."""
+    """Shape one value for each cell so that it multiplies a field. Shape: (B,), (B, ...) -> (B, 1, ...)."""
     return value.view(-1, *(1,) * (field.ndim - 1))
 
 
 def concatenate(parts: list[Solution]) -> Solution:
-    """One solution from those of consecutive parts of a batch."""
+    """Join the solutions of consecutive parts of a batch."""
     if len(parts) == 1:
         return parts[0]
     length = max(part.residuals.shape[1] for part in parts)
@@ -314,7 +328,7 @@ def concatenate(parts: list[Solution]) -> Solution:
 
 
 def warn_of_failures(solution: Solution | Statistics, stopping: StoppingRule) -> None:
-    """One warning that names the cells without convergence, how far they came and what helps."""
+    """Warn once, with the cells that did not converge, how far they came and what helps."""
     failed = torch.nonzero(~solution.converged).flatten().tolist()
     if failed:
         shown = ", ".join(

@@ -254,7 +254,10 @@ def train(
 
 
 def pass_errors(iterates: list[torch.Tensor], target: torch.Tensor, kind: str) -> torch.Tensor:
-    """Mean square error of each pass, mean absolute error for "mae". Shape: N fields (B, 1, N1, N2, N3) -> (N,)."""
+    """Mean square error of each pass, mean absolute error for ``kind="mae"``.
+
+    Shape: N fields (B, 1, N1, N2, N3), one such field -> (N,).
+    """
     differences = [iterate - target for iterate in iterates]
     return torch.stack([(d.abs() if kind == "mae" else d.square()).mean() for d in differences])
 
@@ -293,6 +296,7 @@ def read_run(folder, proximal=None) -> tuple[RLN, TrainingConfig, list[dict]]:
 
 
 def _finish_epoch(fabric, network, held_out, config, state, rate) -> None:
+    """Measure the validation error, keep the weights if they are the best, and begin the next epoch in ``state``."""
     share = slice(fabric.global_rank, None, fabric.world_size)
     dtype = torch.bfloat16 if config.precision == "bf16-mixed" else torch.float32
     cells, target = held_out[0][share], held_out[1][share]
@@ -322,6 +326,7 @@ def _rate(config: TrainingConfig, done: float) -> float:
 
 
 def _generator(*key: int) -> torch.Generator:
+    """Make a generator that depends on these numbers alone."""
     seed = 0
     for part in key:
         seed = (seed * 1_000_003 + part + 1) % 2**63
@@ -329,6 +334,7 @@ def _generator(*key: int) -> torch.Generator:
 
 
 def _pair(name: str, data) -> tuple[torch.Tensor, torch.Tensor]:
+    """Check a data set. Shape: -> stiff and strain_xx (n, N, N, N), on the CPU. Raises ValueError."""
     stiff, strain = data.tensors() if hasattr(data, "tensors") and callable(data.tensors) else _checks.pair(name, data)
     stiff, strain = _checks.as_tensor(stiff, name), _checks.as_tensor(strain, name)
     if stiff.ndim != 4 or stiff.shape != strain.shape or len(stiff) == 0:
