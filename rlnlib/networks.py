@@ -94,7 +94,7 @@ class VNet(nn.Module):
         return self.end(joined)[inner]  # (B, 1, 31, 31, 31)
 
     def infers_fast(self, field: torch.Tensor) -> bool:
-        """Say whether the forward pass on a CPU is one without gradients, of which a part can be left out."""
+        """Say whether this is a forward pass on a CPU without gradients, of which the fast twin leaves a part out."""
         return fast.use(field.device) and not (self.training or torch.is_grad_enabled())
 
 
@@ -163,7 +163,7 @@ class ThreeLayerNet(nn.Module):
         return self.layers(field)
 
 
-#: The released V-Net, that of the paper's stated size, the one without a seam on odd sizes, and the plain sequence.
+#: By name: the released V-Net; a V-Net of the paper's stated size; one without a seam on odd sizes; three plain layers.
 PROXIMALS: dict[str, Callable[..., nn.Module]] = {
     "vnet": VNet,
     "vnet-160k": partial(VNet, blocks=3),

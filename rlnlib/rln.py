@@ -136,8 +136,8 @@ def phase_indicators(stiff, dtype=torch.float32) -> torch.Tensor:
     return torch.stack([1 - stiff, stiff], dim=1).to(dtype)  # m^h of eq. 11
 
 
-#: Voxels predicted together, at most. CPU: of 31^3, one to four cells at a time take the same within a tenth, twelve
-#: half as long again; of 16^3, 4 to 48 the same (float32, two cores). GPU: fills it.
+#: Voxels predicted together, at most. On a CPU a cell of 31^3 takes the same time, within a tenth, for one to four
+#: cells together, half as long again for twelve; of 16^3, the same for 4 to 48 (float32, two cores). A GPU wants more.
 _BATCH_VOXELS = {"cpu": 3 * 2**15, "cuda": 2**20}
 
 
@@ -188,7 +188,7 @@ def predict_strain(
     workers = torch.get_num_threads() if device.type == "cpu" and voxels <= limit else 1
     if batch_size is None:
         together = isinstance(model, RLN) and model.config["batch_mean"]
-        # As many batches for each worker, all of one size; but no single cells, which take longer one by one.
+        # Every worker gets as many batches, all of one size; none of a single cell, which takes longer alone.
         fit = max(1, limit // voxels)
         rounds = math.ceil(len(stiff) / (fit * workers))
         batch_size = 16 if together else min(fit, max(2, math.ceil(len(stiff) / (rounds * workers))))

@@ -28,7 +28,7 @@ from rlnlib.rln import RLN, phase_indicators, predict_strain
 __all__ = ["LOSSES", "TrainingConfig", "fast_precision", "pass_errors", "read_run", "step", "train", "training_loss"]
 
 LOSSES = ("mse", "rmse", "mae")
-#: Where a run stands: whole epochs, batches of the next one, what was summed over them, and what was best so far.
+#: Where a new run stands: epochs done, batches of the present one, the loss and the cells summed over them, time.
 _START: dict[str, Any] = {"epoch": 0, "batch": 0, "loss_sum": 0.0, "seen": 0, "seconds": 0.0, "out_of_time": False}
 
 
@@ -160,7 +160,7 @@ def train(
     if slice_minutes is not None and (not isinstance(slice_minutes, (int, float)) or math.isnan(slice_minutes)):
         raise ValueError(f"slice_minutes must be a number of minutes; it is {slice_minutes!r}.")
     folder = _checks.as_path(folder, "folder")
-    run = {"config": asdict(config), "model": model.config}  # by which the folder knows the run
+    run = {"config": asdict(config), "model": model.config}  # the folder is held to these, and to the data
     run["data"] = {
         "train": runs.describe_data(stiff, strain, train_set),
         "validation": runs.describe_data(*held_out, validation_set),
@@ -219,7 +219,7 @@ def train(
                     done = number / (config.epochs * batches)
                     if config.max_minutes is not None and state["seconds"] > 60 * config.max_minutes * done:
                         done = state["seconds"] / (60 * config.max_minutes)
-                        bar.total = max(number + 1, round(number / done))  # what the minutes leave time for
+                        bar.total = max(number + 1, round(number / done))  # as many batches as the minutes allow
                     if done >= 1:
                         state["out_of_time"] = True
                         break

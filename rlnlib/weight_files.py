@@ -105,7 +105,7 @@ def _made(family, config, tensors, proximal, path) -> RLN | InformedRLN:
             raise ValueError(f"it has {len(tensors)} arrays for {passes} passes")
         return InformedRLN(**config) if family is InformedRLN else RLN.from_config(config, proximal)
     except (ValueError, TypeError) as error:
-        if own or proximal is not None:  # a question to the caller
+        if own or proximal is not None:  # not the file's fault: the caller has to pass another network
             raise
         raise OSError(f"{path} does not describe a network of this library: {error}") from error
 
