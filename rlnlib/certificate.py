@@ -50,7 +50,7 @@ def energy_bounds(
     residual, voxels = problem.rhs - image, u[0, 0].numel()
     error = solvers.inner(residual, reference.displacement(residual)) / _factor(problem, reference) / voxels
     strain = macroscopic_strain.to(u)
-    uniform = strain.view(-1, 6, 1, 1, 1).expand(-1, -1, *u.shape[2:])
+    uniform = strain.view(-1, 6, 1, 1, 1).expand(-1, -1, *u.shape[2:])  # (B, 6, N...)
     mean = solvers.inner(elasticity.hooke(uniform, *_lame(problem)), uniform) / voxels
     upper = mean + solvers.inner(u, image - 2 * problem.rhs) / voxels
     return torch.stack([upper - error, upper], 1)
@@ -114,7 +114,7 @@ def guarded_steps(
         directions = [u - x, step, proposed]
         images = [residual - of_answer, image_of_step, image_of_proposal]  # K u - K x = (f - K x) - (f - K u)
         gram = torch.stack([torch.stack([solvers.inner(d, k) for k in images], -1) for d in directions], -2)
-        slope = torch.stack([solvers.inner(d, residual) for d in directions], -1)
+        slope = torch.stack([solvers.inner(d, residual) for d in directions], -1)  # (B, 3)
         weights = _minimizer(gram, slope).view(-1, 3, 1, 1, 1, 1).unbind(1)
         answer = x + sum((w * d for w, d in zip(weights, directions, strict=True)), torch.zeros_like(x))
         new = residual - sum((w * k for w, k in zip(weights, images, strict=True)), torch.zeros_like(x))
@@ -142,7 +142,7 @@ def _minimizer(gram: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     """
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     scale = torch.where(diagonal > 0, diagonal, 1).rsqrt()
-    scaled = scale[..., None] * ((gram + gram.mT) / 2) * scale[..., None, :]
+    scaled = scale[..., None] * ((gram + gram.mT) / 2) * scale[..., None, :]  # (B, D, D)
     inverse = torch.linalg.pinv(scaled, rtol=1e-10, hermitian=True)
     return scale * (inverse @ (scale * slope)[..., None])[..., 0]
 

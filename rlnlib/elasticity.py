@@ -238,7 +238,7 @@ def voigt_bound(stiffnesses, fractions) -> torch.Tensor:
         ValueError: For fractions that are negative or do not add up to 1.
     """
     stiffnesses, fractions = _mixture(stiffnesses, fractions)
-    return torch.einsum("p,pij->ij", fractions, stiffnesses)
+    return torch.einsum("p,pij->ij", fractions, stiffnesses)  # (6, 6)
 
 
 def reuss_bound(stiffnesses, fractions) -> torch.Tensor:
@@ -291,7 +291,7 @@ def hashin_shtrikman_bounds(phases, fractions) -> tuple[torch.Tensor, torch.Tens
 
 def _mixture(stiffnesses, fractions) -> tuple[torch.Tensor, torch.Tensor]:
     """Check that the fractions are those of a mixture of so many phases. Shape: -> (P, 6, 6), (P,) float64."""
-    matrices = torch.stack([torch.as_tensor(matrix, dtype=torch.float64) for matrix in stiffnesses])
+    matrices = torch.stack([torch.as_tensor(matrix, dtype=torch.float64) for matrix in stiffnesses])  # (P, 6, 6)
     fractions = torch.as_tensor(fractions, dtype=torch.float64)
     if fractions.shape != (len(matrices),) or bool((fractions < 0).any()) or abs(float(fractions.sum()) - 1) > 1e-9:
         raise ValueError(

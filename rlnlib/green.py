@@ -150,7 +150,7 @@ class Fourier:
 
 def _inverse_where_regular(matrices: torch.Tensor) -> torch.Tensor:
     """Invert each 3 x 3 matrix; zero stays zero. Shape: (3, 3, F...) -> (3, 3, F...)."""
-    matrices = matrices.movedim((0, 1), (-2, -1))
+    matrices = matrices.movedim((0, 1), (-2, -1))  # (F..., 3, 3)
     scale = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
     regular = scale > 1e-12 * scale.max()
     inverse = torch.zeros_like(matrices)

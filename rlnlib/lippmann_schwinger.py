@@ -160,7 +160,7 @@ def green_kernel(operator: GreenOperator) -> torch.Tensor:
     impulse = torch.zeros(6, points, 6, *operator.shape, dtype=operator.dtype, device=operator.device)
     for n in range(6):
         impulse[n, :, n, 0, 0, 0] = 1
-    return operator(impulse).mean(1).movedim(0, 1)
+    return operator(impulse).mean(1).movedim(0, 1)  # (6, 6, N1, N2, N3)
 
 
 def phase_kernels(operator: GreenOperator, phases: list[tuple[float, float]]) -> torch.Tensor:
@@ -174,8 +174,8 @@ def phase_kernels(operator: GreenOperator, phases: list[tuple[float, float]]) ->
         (P, 6, 6, N1, N2, N3).
     """
     reference = elasticity.stiffness_from_lame(*operator.lame)
-    excess = torch.stack([elasticity.isotropic_stiffness(*phase) - reference for phase in phases])
-    kernel = green_kernel(operator)
+    excess = torch.stack([elasticity.isotropic_stiffness(*phase) - reference for phase in phases])  # (P, 6, 6)
+    kernel = green_kernel(operator)  # (6, 6, N1, N2, N3)
     return torch.einsum("nmxyz,pmk->pnkxyz", kernel, excess.to(kernel))  # eq. 11
 
 
@@ -240,7 +240,7 @@ def conduction_equation(
     excess = (torch.tensor(values, dtype=dtype) - base).to(labels.device)[labels][:, None]
     kind = torch.complex128 if dtype == torch.float64 else torch.complex64
     symbol = centred_derivatives(shape).to(labels.device, kind)  # (3, F...)
-    square = symbol.abs().square().sum(0)
+    square = symbol.abs().square().sum(0)  # (F...)
     inverse = torch.where(square > 1e-12, 1 / square.clamp(min=1e-12), 0) / base
 
     def transform(y):
@@ -300,7 +300,7 @@ def scattering_equation(potential, wavenumber: float, spacing: float) -> Governi
     def linear(y):
         scattered = _as_complex(y - reference)  # L_a y_R = 0
         outgoing = complex(math.cos(phase), math.sin(phase))  # beyond the ends the scattered wave runs away
-        padded = torch.cat([outgoing * scattered[:, :1], scattered, outgoing * scattered[:, -1:]], 1)
+        padded = torch.cat([outgoing * scattered[:, :1], scattered, outgoing * scattered[:, -1:]], 1)  # (B, N + 2)
         return _as_real((padded[:, 2:] - 2 * scattered + padded[:, :-2]) / h**2 + k**2 * scattered)
 
     def apply_green(b):

@@ -84,9 +84,9 @@ def energy_by_wavelength(field, wavelengths) -> torch.Tensor:
     bounds = bounds.to("cpu", torch.float64) if not bounds.is_complex() else bounds.new_zeros(1, dtype=torch.float64)
     if bounds.ndim != 1 or not bool((bounds.diff(prepend=bounds.new_zeros(1)) > 0).all()):
         raise ValueError(f"wavelengths must be positive and rise; they are {wavelengths!r}.")
-    energy = torch.fft.fftn(field, dim=(1, 2, 3), norm="forward").abs().square().flatten(1)
+    energy = torch.fft.fftn(field, dim=(1, 2, 3), norm="forward").abs().square().flatten(1)  # (B, voxels)
     axes = [torch.fft.fftfreq(n, dtype=torch.float64) for n in field.shape[1:]]
-    length = 1 / torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt().flatten()
+    length = 1 / torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt().flatten()  # (voxels,)
     parts = energy.new_zeros(len(field), len(bounds) + 1)
     return parts.index_add_(1, torch.bucketize(length[1:], bounds), energy[:, 1:])  # all but the mean
 

@@ -49,7 +49,7 @@ def pymks_cell(size: int, grain_size, soft_fraction: float, seed: int) -> np.nda
 def _smooth(noise: np.ndarray, grain_size) -> np.ndarray:
     """Convolve noise (S, S, S) with a Gaussian of standard deviation g / (2 pi) along each axis, cut at g voxels."""
     size = noise.shape[0]
-    spectrum = np.fft.fftn(noise)
+    spectrum = np.fft.fftn(noise)  # (S, S, S) complex
     for axis, g in enumerate(grain_size):
         offsets = (np.fft.fftfreq(g) * g).round().astype(int)
         shift = -((g - size) // 2) + g // 2 - size // 2  # 0, or 1 for even g on odd sizes

@@ -201,5 +201,5 @@ def predict_strain(
             fields = model(indicators, return_iterates=True) if return_iterates else [model(indicators)]
         return torch.stack([field.float().cpu()[:, 0] for field in fields])  # (passes or 1, b, N1, N2, N3)
 
-    fields = torch.cat(list(cores.map_on_cores(predict, stiff.split(batch_size), workers)), dim=1)
+    fields = torch.cat(list(cores.map_on_cores(predict, stiff.split(batch_size), workers)), dim=1)  # (passes, B, N...)
     return fields if return_iterates else fields[0]

@@ -238,11 +238,11 @@ def anderson(equation: FixedPointEquation, depth: int = 5) -> Proximal:
         changes = [new - old for old, new in itertools.pairwise(residuals)]
         if changes:
             gram = torch.stack([torch.stack([inner(a, b) for b in changes], -1) for a in changes], -2)  # (B, D, D)
-            slope = torch.stack([inner(a, residuals[-1]) for a in changes], -1)
+            slope = torch.stack([inner(a, residuals[-1]) for a in changes], -1)  # (B, D)
             scale = gram.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(gram.dtype).tiny).rsqrt()
-            scaled = scale[..., None] * gram * scale[..., None, :]
+            scaled = scale[..., None] * gram * scale[..., None, :]  # (B, D, D)
             inverse = torch.linalg.pinv(scaled, rtol=1e-12, hermitian=True)
-            weights = scale * (inverse @ (scale * slope)[..., None])[..., 0]
+            weights = scale * (inverse @ (scale * slope)[..., None])[..., 0]  # (B, D)
             for n, (old, new) in enumerate(itertools.pairwise(images)):
                 mixed = mixed - over_cells(weights[:, n], mixed) * (new - old)
         return mixed
@@ -289,7 +289,7 @@ def iterate(
     passes = (proximal for _ in range(stopping.max_iterations))
     if bool(active.any()):
         for y in recurrence(passes, equation.reference):
-            size = norm(equation.residual(y))
+            size = norm(equation.residual(y))  # (B,)
             iterations += active
             sizes.append(torch.where(active, size, torch.nan))
             if watch:
@@ -300,7 +300,7 @@ def iterate(
             if not bool(active.any()):
                 break
     scale = torch.where(first > threshold, first, 1)
-    residuals = torch.stack(sizes, 1) / scale[:, None]
+    residuals = torch.stack(sizes, 1) / scale[:, None]  # (B, I + 1)
     return best, Statistics(least <= threshold, iterations, residuals, least / scale)
 
 

@@ -259,7 +259,7 @@ def pass_errors(iterates: list[torch.Tensor], target: torch.Tensor, kind: str) -
     Shape: N fields (B, 1, N1, N2, N3), one such field -> (N,).
     """
     differences = [iterate - target for iterate in iterates]
-    return torch.stack([(d.abs() if kind == "mae" else d.square()).mean() for d in differences])
+    return torch.stack([(d.abs() if kind == "mae" else d.square()).mean() for d in differences])  # (N,)
 
 
 def training_loss(errors: torch.Tensor, mean_strain, kind: str, weights=None) -> torch.Tensor:
