@@ -164,6 +164,7 @@ class _Cells:
 def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
     """Train one network in all its stages, score it, and write its weights and its record."""
     name = f"{kind}-{contrast:g}"
+    target = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     model: RLN | None = None
     learning_curve: list[dict] = []
     stages: list[tuple] = []
@@ -175,7 +176,7 @@ def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
             out / f"contrast-{contrast:g}{suffix}.h5",
             **stage.data,
             contrast=contrast,
-            device=None if device == "cpu" or not torch.cuda.is_available() else "cuda",
+            device=target,
             progress=progress,
         )
         train_set, held_out = _Cells(data, stage.splits), _Cells(data, ("validation",), profile.validation_cells)
@@ -207,8 +208,7 @@ def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
         stages.append((provenance.described(data), asdict(config)))
         learning_curve = provenance.joined(learning_curve, rows)
     assert model is not None
-    errors, worst = _scores(model, data, out / name / "scores.json", deadline, device)
-    target = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    errors, worst = _scores(model, data, out / name / "scores.json", deadline, target)
     place = (
         torch.cuda.get_device_name()
         if target == "cuda"
@@ -225,17 +225,16 @@ def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
     return about
 
 
-def _scores(model, data, path: Path, deadline: float, device) -> tuple[list[float], float]:
+def _scores(model, data, path: Path, deadline: float, device: str) -> tuple[list[float], float]:
     """Score the test cells, of which a kill loses one block: the MASE of each, and the worst voxel, in percent."""
     stiff, strain = dataset.StrainDataset(data, "test").tensors()
-    target = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     done: dict = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"mase": [], "worst_voxel": 0.0}
     scored = len(done["mase"])
     for begin in range(scored, len(stiff), _BLOCK):
         if begin > scored and time.monotonic() > deadline:
             raise _Left(f"scoring, {begin} of {len(stiff)} test cells done")
         block = slice(begin, begin + _BLOCK)
-        predicted = predict_strain(model, stiff[block], device=target)
+        predicted = predict_strain(model, stiff[block], device=device)
         done["mase"] += [round(error, 4) for error in metrics.mase(predicted, strain[block]).tolist()]
         done["worst_voxel"] = max(done["worst_voxel"], 100 * float((predicted - strain[block]).abs().max()))
         if _checks.from_environment("RANK", 0, least=0) == 0:
