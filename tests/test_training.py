@@ -156,8 +156,11 @@ def test_a_checkpoint_of_which_a_bit_has_flipped_is_neither_read_nor_resumed(set
     assert len(training.read_run(tmp_path)[2]) == 1
 
 
-def test_a_checkpoint_without_its_parts_is_refused_in_words(tmp_path):
-    runs.write_checkpoint(tmp_path, {"model": {}, "config": {}})
+@pytest.mark.parametrize(
+    "saved", [{"model": {}, "config": {}}, {**dict.fromkeys(runs.PARTS), "state": {"history": []}}]
+)
+def test_a_checkpoint_without_its_parts_is_refused_in_words(saved, tmp_path):
+    runs.write_checkpoint(tmp_path, saved)
     with pytest.raises(OSError, match="does not hold what a checkpoint"):
         training.read_run(tmp_path)
 
