@@ -37,6 +37,7 @@ from measured import claim, of_seeds
 from rlnlib import lippmann_schwinger, networks, provenance, rln, training
 from rlnlib._files import write_atomically
 from rlnlib.rln import KINDS
+from rlnlib.runs import Unfinished
 
 
 def vnet_with_relu(inputs: int) -> networks.VNet:
@@ -242,12 +243,12 @@ def trained(case: Case, seed: int, sets, options, folder: Path, slice_minutes: f
     recipe = {"batch_size": 16, "loss": "rmse", "augment": True, "precision": training.fast_precision("cpu")}
     config = training.TrainingConfig(epochs=options.epochs, seed=seed, **{**recipe, **case.recipe})
     train_set, validation_set, (stiff, true) = sets
-    history = training.train(
+    learning_curve = training.train(
         model, train_set, validation_set, config, folder, device="cpu", slice_minutes=slice_minutes
     )
     predicted = rlnlib.predict_strain(model, stiff)
     peaks = true >= true.flatten(1).quantile(0.99, 1)[:, None, None, None]
-    validation = [round(row["validation_mase"], 3) for row in history]
+    validation = [round(row["validation_mase"], 3) for row in learning_curve]
     own = rlnlib.mase(rlnlib.predict_strain(model, train_set[0]), train_set[1])
     return {
         "test_mase": round(float(rlnlib.mase(predicted, true).mean()), 3),
@@ -255,7 +256,7 @@ def trained(case: Case, seed: int, sets, options, folder: Path, slice_minutes: f
         "training_mase": round(float(own.mean()), 3),
         "unsteadiness": round(unsteadiness(validation), 3),
         "validation_mase": validation,
-        "seconds": round(history[-1]["seconds"]),
+        "seconds": round(learning_curve[-1]["seconds"]),
     }
 
 
@@ -352,7 +353,7 @@ def main():
                 content = {"settings": settings, "run": {"variant": name, "seed": seed, **made}}
                 write_atomically(file, json.dumps(content).encode())
                 print(content["run"], flush=True)
-            except training.Unfinished as pause:
+            except Unfinished as pause:
                 print(f"{name}, seed {seed}: {pause}", flush=True)
         if file.exists():
             known = json.loads(file.read_text(encoding="utf-8"))

@@ -48,8 +48,8 @@ def strain_of(cells: torch.Tensor, contrast: float) -> torch.Tensor:
 
 
 def measure(cells: torch.Tensor, split: torch.Tensor, contrast: float, options) -> dict:
-    phases, xx = rln.phase_indicators(cells, torch.float64), strain_of(cells, contrast)[:, :1]
-    train, test = ((phases[split == part], xx[split == part]) for part in (0, 2))
+    indicators, xx = rln.phase_indicators(cells, torch.float64), strain_of(cells, contrast)[:, :1]
+    train, test = ((indicators[split == part], xx[split == part]) for part in (0, 2))
     true = test[1][:, 0]
     few = []
     for part in (0, 2):

@@ -34,7 +34,7 @@ def main():
         model = rlnlib.RLN(**KINDS[options.kind])
         config = replace(recipe, seed=seed)
         run = folder / f"{options.kind}-{options.contrast:g}-{seed}"
-        history = training.train(model, sets["train"], sets["validation"], config, run, device="cpu", progress=True)
+        curve = training.train(model, sets["train"], sets["validation"], config, run, device="cpu", progress=True)
         errors = rlnlib.mase(rlnlib.predict_strain(model, sets["test"][0]), sets["test"][1])
         found = metrics.summary(errors)
         runs.append(
@@ -42,7 +42,7 @@ def main():
                 "seed": seed,
                 "mase_mean": found["mean"],
                 "mase_deviation": found["deviation"],
-                "validation_mase": [round(row["validation_mase"], 4) for row in history],
+                "validation_mase": [round(row["validation_mase"], 4) for row in curve],
             }
         )
         ran = {**stage, "epochs": options.epochs, "max_minutes": None}

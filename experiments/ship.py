@@ -9,7 +9,8 @@ of them began, whose stages, minutes and learning curve are put in front. If the
 another data set, --train-data names it; none of its cells may be a test cell. A network of yours is named by
 --proximal module:name, and by --kind if it is none of the paper's three.
 
-Writes data/pretrained/NAME.safetensors and its line in the manifest, beside it NAME.test.json and NAME.history.csv.
+Writes data/pretrained/NAME.safetensors and its line in the manifest, beside it NAME.test.json and
+NAME.learning_curve.csv.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import rlnlib
 from rlnlib import dataset, provenance, training, weight_files
 from rlnlib._files import write_atomically
 from rlnlib.rln import KINDS
-from rlnlib.runs import describe_data, read_checkpoint
+from rlnlib.runs import describe_data, read_checkpoint, read_learning_curve, write_learning_curve
 
 
 def known(cells: torch.Tensor, others: torch.Tensor) -> int:
@@ -68,18 +69,18 @@ def ship(
     cells, strains = dataset.StrainDataset(train_data or data, None if train_data else "train").tensors()
     sha256 = describe_data(cells, strains, None)["sha256"]
     stages: list[tuple[dict, dict]] = []
-    history: list[dict] = []
+    learning_curve: list[dict] = []
     if after:
         before = weight_files.read_header(after)
         name = weight_files.shipped_name(before["kind"], before["contrast"], before["data"]["size"])
         stages = [(stage.pop("data", before["data"]), stage) for stage in before["recipe"]]
-        history = training.read_history(weight_files.PRETRAINED, f"{name}.history.csv")
+        learning_curve = read_learning_curve(weight_files.PRETRAINED, f"{name}.learning_curve.csv")
     for run in runs:
         model, config, rows = training.read_run(run, proximal)
         if (of := read_checkpoint(run)["data"]["train"])["sha256"] != sha256:
             raise ValueError(f"{run} was trained on other cells than {train_data or data} has: on {of}.")
         stages.append((trained_on, asdict(config)))
-        history = provenance.joined(history, rows)
+        learning_curve = provenance.joined(learning_curve, rows)
     kinds = [name for name, options in KINDS.items() if options.items() <= model.config.items()]
     if kind is None and (not kinds or proximal is not None):
         raise ValueError(f"{model.config} is none of {', '.join(KINDS)}: name its kind, to ship it under that.")
@@ -93,7 +94,7 @@ def ship(
         parameters["contrast"],
         parameters,
         stages,
-        history,
+        learning_curve,
         [round(error, 4) for error in rlnlib.mase(predicted, strain).tolist()],
         worst,
         training_cells=len(cells),
@@ -101,20 +102,20 @@ def ship(
     )
     with tempfile.TemporaryDirectory() as folder:
         weight_files.save_weights(Path(folder) / "weights", model, **provenance.header(about))
-        return shipped(Path(folder) / "weights", about, history), about
+        return shipped(Path(folder) / "weights", about, learning_curve), about
 
 
 def ship_file(path: Path) -> tuple[str, dict]:
     """Ship weights that ``rlnlib.reproduce`` made, with the record and the learning curve beside them."""
     about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    return shipped(path, about, training.read_history(path.parent, f"{path.stem}.history.csv")), about
+    return shipped(path, about, read_learning_curve(path.parent, f"{path.stem}.learning_curve.csv")), about
 
 
-def shipped(path: Path, about: dict, history: list[dict]) -> str:
+def shipped(path: Path, about: dict, learning_curve: list[dict]) -> str:
     """Copy a weight file into data/pretrained, with its record and learning curve; returns its name there."""
     name = weight_files.ship(path)
     write_atomically(weight_files.PRETRAINED / f"{name}.test.json", (json.dumps(about) + "\n").encode())
-    training.write_history(weight_files.PRETRAINED / f"{name}.history.csv", history)
+    write_learning_curve(weight_files.PRETRAINED / f"{name}.learning_curve.csv", learning_curve)
     return name
 
 
@@ -137,7 +138,7 @@ def main():
         )
     else:
         parser.error("give --file, or --run, --data and --device")
-    print(f"{name}: {about['mase_mean']:.3f} ± {about['mase_deviation']:.3f} % on {about['test_cells']} test cells")
+    print(f"{name} is shipped; of its test: {about['metrics']}")
 
 
 if __name__ == "__main__":

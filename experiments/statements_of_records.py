@@ -86,7 +86,7 @@ def learning_curves() -> dict:
     lower = []
     for contrast in CONTRASTS:
         name = weight_files.shipped_name("fln", contrast)
-        with open(weight_files.PRETRAINED / f"{name}.history.csv", encoding="utf-8", newline="") as file:
+        with open(weight_files.PRETRAINED / f"{name}.learning_curve.csv", encoding="utf-8", newline="") as file:
             rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
         losses = [stage["loss"] for stage in weight_files.pretrained_header("fln", contrast)["recipe"]]
         falls = [new["learning_rate"] > 2 * old["learning_rate"] for old, new in itertools.pairwise(rows)]
@@ -205,7 +205,7 @@ def hours() -> dict:
     """The paper's 60 epochs of 8,192 cells at the speed of the last stage of the RLN of 31^3."""
     header = weight_files.pretrained_header("rln", 50.0, 31)
     name = weight_files.shipped_name("rln", 50.0, 31)
-    with open(weight_files.PRETRAINED / f"{name}.history.csv", encoding="utf-8", newline="") as file:
+    with open(weight_files.PRETRAINED / f"{name}.learning_curve.csv", encoding="utf-8", newline="") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     begins = [k for k in range(1, len(rows)) if rows[k]["learning_rate"] > 2 * rows[k - 1]["learning_rate"]]
     first = begins[-1] if begins else 0

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import rlnlib
-from rlnlib import dataset, training
+from rlnlib import dataset, runs, training
 from rlnlib.rln import KINDS
 from rlnlib.weight_files import DEFAULT_SIZE
 
@@ -70,7 +70,7 @@ def main():
         model = model.with_options(proximal="vnet-periodic")
     config = recipe(model.passes, options.minutes, options.batch_size, training.fast_precision(options.device))
     try:
-        history = training.train(
+        learning_curve = training.train(
             model.train(),
             dataset.StrainDataset(options.train),
             held_out,
@@ -80,10 +80,10 @@ def main():
             progress=True,
             slice_minutes=options.slice_minutes,
         )
-    except training.Unfinished as unfinished:
+    except runs.Unfinished as unfinished:
         print(unfinished)
     else:
-        for row in history:
+        for row in learning_curve:
             print(f"after {row['seconds'] / 60:.0f} minutes {row['validation_mase']:.2f} % on {len(held_out[0])} cells")
 
 

@@ -1,13 +1,16 @@
 """Train one network for every contrast, load, phase and size, without a single solution; and ship it.
 
     python experiments/train_informed.py --folder runs/informed --ship
+    python experiments/train_informed.py --test   # the shipped network again, on its test cells
 
 No label is needed: random cells of 16^3, random contrasts from 1 to 300, mostly two phases and a Poisson ratio of 0.3,
 some of three and four phases or with random Poisson ratios; three quarters of the loads axial (11), the others a shear
 (12). Every other load follows by an exchange of axes and superposition. The loss is the logarithm of the energy. What
 is drawn depends on (seed, step) alone, so a run that was killed and resumed ends with the same weights, bit for bit.
-``--ship`` puts the weights into ``data/pretrained`` when the run has ended; ``experiments/informed.py`` scores them and
-states the aims.
+The loop is not :func:`rlnlib.training.train`, which presents pairs of cell and strain in epochs, by an RLN's loss, and
+keeps the best epoch. Here are no labels, no epochs and another loss, and two copies of the network share a batch.
+``--ship`` puts weights, learning curve and test errors into ``data/pretrained`` when the run has ended;
+``experiments/informed.py`` scores the weights in all that they promise, and states the aims.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import torch
 
 import rlnlib
-from rlnlib import informed, training, weight_files
+import ship
+from rlnlib import informed, provenance, runs, training, weight_files
 from rlnlib._files import write_atomically
 
 AXIAL = torch.tensor([1.0, 0, 0, 0, 0, 0], dtype=torch.float64)
@@ -40,6 +44,8 @@ SHEAR = torch.tensor([0, 0, 0, 0, 0, 1.0], dtype=torch.float64)
 SHARES = 2
 #: Of the validation: contrasts, cells of each.
 CONTRASTS, HELD_OUT = (10.0, 50.0, 100.0), 24
+#: Of the test: cells, and the seed that makes them.
+TESTED, TEST_SEED = 256, 90
 
 RECIPE = {
     "steps": 5000,
@@ -136,7 +142,7 @@ def train(folder, recipe: dict, options: dict | None = None, checkpoint_minutes=
     torch.manual_seed(recipe["seed"])
     model = informed.InformedRLN(**(options or {})).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe["learning_rate"])
-    state: dict = {"step": 0, "seconds": 0.0, "loss": 0.0, "history": [], "ends": [[0, recipe["steps"]]]}
+    state: dict = {"step": 0, "seconds": 0.0, "loss": 0.0, "learning_curve": [], "ends": [[0, recipe["steps"]]]}
     if path.exists():
         state = _resume(path, model, optimizer, recipe)
     cells = random_cells(recipe["cells"], recipe["size"], seed=1000 + recipe["seed"])
@@ -170,7 +176,7 @@ def train(folder, recipe: dict, options: dict | None = None, checkpoint_minutes=
             row = {"step": state["step"], "presented": state["step"] * recipe["batch_size"]}
             row |= {"minutes": round(state["seconds"] / 60, 2), "loss": state["loss"] / recipe["validate_every"]}
             row |= {f"mase_{held[0]:g}": round(validation_error(model, *held), 4) for held in held_out}
-            state["history"].append(row)
+            state["learning_curve"].append(row)
             state["loss"] = 0.0
             print(json.dumps(row), flush=True)
         if time.monotonic() - saved > 60 * checkpoint_minutes:
@@ -205,7 +211,9 @@ def _save(path: Path, model, optimizer, recipe: dict, state: dict) -> None:
     torch.save({**saved, "optimizer": optimizer.state_dict()}, content)
     body = content.getvalue()
     write_atomically(path, zlib.crc32(body).to_bytes(4, "little") + body)
-    write_atomically(path.with_name("history.json"), (json.dumps(state["history"], indent=1) + "\n").encode())
+    write_atomically(
+        path.with_name("learning_curve.json"), (json.dumps(state["learning_curve"], indent=1) + "\n").encode()
+    )
 
 
 def read_checkpoint(path) -> dict:
@@ -228,7 +236,7 @@ def _resume(path: Path, model, optimizer, recipe: dict) -> dict:
 
 
 def save(model, folder, path) -> None:
-    """Write the weights of a finished run with its recipe and what it cost."""
+    """Write the weights of a finished run with its recipe and what it cost, its test errors and its learning curve."""
     state = read_checkpoint(Path(folder) / "checkpoint.pt")
     recipe, state = state["recipe"], state["state"]
     weight_files.save_weights(
@@ -239,9 +247,26 @@ def save(model, folder, path) -> None:
         metrics={
             "presented": recipe["batch_size"] * state["step"],
             "minutes": round(state["seconds"] / 60, 1),
-            "validation": state["history"][-1] if state["history"] else None,
+            "validation": state["learning_curve"][-1] if state["learning_curve"] else None,
         },
     )
+    write_atomically(path.with_suffix(".json"), score(model, path))
+    if state["learning_curve"]:
+        runs.write_learning_curve(path.with_suffix(".learning_curve.csv"), state["learning_curve"])
+
+
+def score(model, path: Path) -> bytes:
+    """The record of a weight file: MASE of strain_xx under an axial load, of each fresh cell at each contrast."""
+    header = weight_files.read_header(path)
+    stiff = random_cells(TESTED, header["recipe"]["size"], TEST_SEED)
+    errors = {}
+    for contrast in CONTRASTS:
+        truth = rlnlib.solve_strain(stiff, contrast, rtol=1e-6).strain[:, 0]
+        predicted = rlnlib.predict(model, stiff, contrast).strain[:, 0]
+        errors[f"{contrast:g}"] = [round(error, 4) for error in rlnlib.mase(predicted, truth).tolist()]
+    cells = {"n": TESTED, "size": header["recipe"]["size"], "seed": TEST_SEED}
+    made = {"commit": provenance.current_commit(), "machine": provenance.machine(), "versions": provenance.versions()}
+    return (json.dumps({**header, "cells": cells, "mase_by_contrast": errors, **made}) + "\n").encode()
 
 
 def main():
@@ -249,14 +274,19 @@ def main():
     parser.add_argument("--folder", type=Path, default=Path("runs/informed"))
     parser.add_argument("--steps", type=int, default=RECIPE["steps"])
     parser.add_argument("--ship", action="store_true", help="put the weights into data/pretrained")
+    parser.add_argument("--test", action="store_true", help="only test the shipped weights again")
     options = parser.parse_args()
+    if options.test:
+        path = weight_files.PRETRAINED / "informed.safetensors"
+        write_atomically(path.with_suffix(".test.json"), score(weight_files.load_weights(path), path))
+        return
     recipe = {**RECIPE, "steps": options.steps}
     model = train(options.folder, recipe)
     if read_checkpoint(options.folder / "checkpoint.pt")["state"]["step"] < recipe["steps"]:
         return  # by a signal
     save(model, options.folder, options.folder / "informed.safetensors")
     if options.ship:
-        weight_files.ship(options.folder / "informed.safetensors")
+        ship.ship_file(options.folder / "informed.safetensors")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,13 @@
-"""Companion library to "Recurrent Localization Networks applied to the Lippmann-Schwinger Equation"."""
+"""Companion library to "Recurrent Localization Networks applied to the Lippmann-Schwinger Equation".
+
+Read the lesson in this order; the other modules serve it.
+
+- The problem: :mod:`~rlnlib.elasticity`, :mod:`~rlnlib.microstructure`, :mod:`~rlnlib.problem`.
+- The equation: :mod:`~rlnlib.discretizations`, :mod:`~rlnlib.green`, :mod:`~rlnlib.lippmann_schwinger`.
+- Its solution: :mod:`~rlnlib.solvers`, :mod:`~rlnlib.conjugate_gradient`, :mod:`~rlnlib.voxel_fe`.
+- Learning it: :mod:`~rlnlib.networks`, :mod:`~rlnlib.rln`, :mod:`~rlnlib.training`, :mod:`~rlnlib.metrics`.
+- Beyond the paper: :mod:`~rlnlib.regression`, :mod:`~rlnlib.certificate`, :mod:`~rlnlib.informed`.
+"""
 
 from rlnlib._version import __version__
 from rlnlib.images import load_cell

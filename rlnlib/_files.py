@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def write_atomically(path, content: bytes) -> None:
-    """Write ``content`` under ``path``; at any moment the file there is the former one or the new one, whole."""
+    """Write ``content`` under ``path``. At any moment the former file or the new one is there, whole."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
@@ -22,7 +22,7 @@ def write_atomically(path, content: bytes) -> None:
 
 @contextmanager
 def replacing(path):
-    """Yield a partial path beside ``path``: what is written there takes the place of ``path`` at the end.
+    """Yield a partial path beside ``path``; the file written there replaces ``path`` at the end.
 
     After an error the partial file is removed, and ``path`` stays as it was. A killed process cannot remove its
     partial file; since the name says which process it was, the next writer in that folder does.
@@ -41,7 +41,7 @@ def replacing(path):
 
 @contextmanager
 def writing(path):
-    """Add to the system's refusal to write which file it was, and what to do."""
+    """Where the system refuses to write, add to its error which file it was, and what to do."""
     try:
         yield
     except OSError as error:
@@ -87,7 +87,7 @@ def resource(name: str) -> Path:
 
 
 def _machine() -> str:
-    """The machine, and on Linux the container: processes of the same name here have different numbers."""
+    """Name the machine, and on Linux the container: only within it does a number name one process."""
     try:
         processes = os.readlink("/proc/self/ns/pid")
     except OSError:

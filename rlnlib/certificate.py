@@ -18,8 +18,14 @@ from rlnlib.voxel_fe import VoxelProblem
 
 
 def softest_medium(phases) -> tuple[float, float]:
-    """(young, poisson) of the medium with the smallest bulk and the smallest shear modulus among the phases: the
-    stiffest isotropic one that none of them is softer than."""
+    """The stiffest isotropic medium that no phase is softer than: it has their smallest bulk and shear modulus.
+
+    Args:
+        phases: (young, poisson) of each phase.
+
+    Returns:
+        Its (young, poisson), in the unit of the phases.
+    """
     lame = [elasticity.lame_parameters(*phase) for phase in phases]
     bulk, shear = min(lam + 2 * mu / 3 for lam, mu in lame), min(mu for _, mu in lame)
     return 9 * bulk * shear / (3 * bulk + shear), (3 * bulk - 2 * shear) / (2 * (3 * bulk + shear))
@@ -44,7 +50,7 @@ def energy_bounds(
     residual, voxels = problem.rhs - image, u[0, 0].numel()
     error = solvers.inner(residual, reference.displacement(residual)) / _factor(problem, reference) / voxels
     strain = macroscopic_strain.to(u)
-    uniform = strain.view(-1, 6, 1, 1, 1).expand(-1, -1, *u.shape[2:])
+    uniform = strain.view(-1, 6, 1, 1, 1).expand(-1, -1, *u.shape[2:])  # (B, 6, N...)
     mean = solvers.inner(elasticity.hooke(uniform, *_lame(problem)), uniform) / voxels
     upper = mean + solvers.inner(u, image - 2 * problem.rhs) / voxels
     return torch.stack([upper - error, upper], 1)
@@ -108,7 +114,7 @@ def guarded_steps(
         directions = [u - x, step, proposed]
         images = [residual - of_answer, image_of_step, image_of_proposal]  # K u - K x = (f - K x) - (f - K u)
         gram = torch.stack([torch.stack([solvers.inner(d, k) for k in images], -1) for d in directions], -2)
-        slope = torch.stack([solvers.inner(d, residual) for d in directions], -1)
+        slope = torch.stack([solvers.inner(d, residual) for d in directions], -1)  # (B, 3)
         weights = _minimizer(gram, slope).view(-1, 3, 1, 1, 1, 1).unbind(1)
         answer = x + sum((w * d for w, d in zip(weights, directions, strict=True)), torch.zeros_like(x))
         new = residual - sum((w * k for w, k in zip(weights, images, strict=True)), torch.zeros_like(x))
@@ -118,25 +124,25 @@ def guarded_steps(
 
 
 def _ratio(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a / b of each cell; 0 where b is not positive, as in a cell that is solved. Shape: (B,) -> (B, 1, 1, 1, 1)."""
+    """Divide a by b for each cell; 0 where b is not positive, as in a solved cell. Shape: (B,) -> (B, 1, 1, 1, 1)."""
     return torch.where(b > 0, a / torch.where(b > 0, b, 1), 0).view(-1, 1, 1, 1, 1)
 
 
 def _usable(proposed: torch.Tensor) -> torch.Tensor:
-    """The direction over its largest value, or zero where it has none that is finite."""
+    """Divide a direction by its largest value; zero where that is not finite. Shape: (B, 3, N...) -> the same."""
     largest = proposed.abs().amax((1, 2, 3, 4), keepdim=True)
     usable = torch.isfinite(largest) & (largest > 0)
     return torch.where(usable, proposed / torch.where(usable, largest, 1), 0).contiguous()
 
 
 def _minimizer(gram: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-    """a with the least a . G a / 2 - b . a; directions that depend on each other share their part.
+    """Find the a with the least a . G a / 2 - b . a; directions that depend on each other share their part.
 
     Shape: (B, D, D), (B, D) -> (B, D).
     """
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     scale = torch.where(diagonal > 0, diagonal, 1).rsqrt()
-    scaled = scale[..., None] * ((gram + gram.mT) / 2) * scale[..., None, :]
+    scaled = scale[..., None] * ((gram + gram.mT) / 2) * scale[..., None, :]  # (B, D, D)
     inverse = torch.linalg.pinv(scaled, rtol=1e-10, hermitian=True)
     return scale * (inverse @ (scale * slope)[..., None])[..., 0]
 
@@ -166,14 +172,14 @@ def solve_within_bounds(
         lower, upper = energy_bounds(problem, u, macroscopic_strain, problem.operator).unbind(1)
         return upper - lower <= tolerance * upper
 
-    history = [residual()]
-    converged, iterations = history[0] == 0, torch.zeros(len(u), dtype=torch.int64, device=u.device)
+    sizes = [residual()]
+    converged, iterations = sizes[0] == 0, torch.zeros(len(u), dtype=torch.int64, device=u.device)
     if energy_rtol is not None:
         steps = guarded_steps(problem, u, [None] * most)
         converged = met(energy_rtol)
         while not bool(converged.all()) and (following := next(steps, None)) is not None:
             iterations += ~converged
             u = torch.where(converged.view(-1, 1, 1, 1, 1), u, following)
-            history.append(torch.where(converged, torch.nan, residual()))
+            sizes.append(torch.where(converged, torch.nan, residual()))
             converged = met(energy_rtol)
-    return u, solvers.Statistics(converged, iterations, torch.stack(history, 1), residual())
+    return u, solvers.Statistics(converged, iterations, torch.stack(sizes, 1), residual())

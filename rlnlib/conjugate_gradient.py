@@ -75,7 +75,7 @@ def conjugate_gradient(
         first = problem.rhs - problem.apply(solution)
         true_norm = norm(first)
     iterations = torch.zeros(len(rhs_norm), dtype=torch.int64, device=rhs_norm.device)
-    history = [true_norm.clone()]
+    sizes = [true_norm.clone()]
     active = torch.nonzero(true_norm > threshold).flatten()  # the start solves the others
     if len(active):
         work = problem.select(active).to(work_dtype or problem.rhs.dtype)
@@ -88,9 +88,9 @@ def conjugate_gradient(
         image = work.apply(direction)
         size = _advance(u, residual, rz / _inner(direction, image), direction, image).to(rhs_norm)
         iterations[active] += 1
-        history.append(torch.full_like(rhs_norm, torch.nan).index_copy(0, active, size))
+        sizes.append(torch.full_like(rhs_norm, torch.nan).index_copy(0, active, size))
         if watch:
-            watch(len(history) - 1, float((size / rhs_norm[active]).max()))
+            watch(len(sizes) - 1, float((size / rhs_norm[active]).max()))
         spent = iterations[active] >= stopping.max_iterations
         # Written so that a NaN, from a direction without energy, is due too.
         due = ~(size > torch.maximum(threshold, REPLACE_AT * true_norm)[active]) | spent
@@ -120,7 +120,7 @@ def conjugate_gradient(
         rz = rz_new
         del z
     scale = torch.where(rhs_norm > 0, rhs_norm, 1)
-    residuals = torch.stack(history, 1) / scale[:, None]
+    residuals = torch.stack(sizes, 1) / scale[:, None]
     return solution, Statistics(true_norm <= threshold, iterations, residuals, true_norm / scale)
 
 

@@ -127,7 +127,7 @@ class Continuous(Discretization):
         for n, (i, j) in enumerate(MANDEL_PAIRS):
             b[n, i] = k[j] if i == j else k[j] / SQRT2
             b[n, j] = k[i] if i == j else k[i] / SQRT2
-        return torch.einsum("ni...,nm,mj...->ij...", b, stiffness.to(b), b)
+        return torch.einsum("ni...,nm,mj...->ij...", b, stiffness.to(b), b)  # (3, 3, F...)
 
     def mean_gradient(self, displacement):
         return self.gradient(displacement)[:, 0]
@@ -188,22 +188,22 @@ class Element(Discretization):
             (24, 24) float64; rows and columns run over (displacement component, corner).
         """
         b = cls.element_gradient(spacing).flatten(2)  # (G, 6, 24)
-        return torch.einsum("gna,nm,gmb->ab", b, stiffness.to(b), b) / len(b)
+        return torch.einsum("gna,nm,gmb->ab", b, stiffness.to(b), b) / len(b)  # (24, 24)
 
     def gradient(self, displacement):
         rows = self._gradient.flatten(2).flatten(0, 1).to(displacement)  # (6 G, 24)
-        return from_corners(rows, displacement).unflatten(1, (-1, 6))
+        return from_corners(rows, displacement).unflatten(1, (-1, 6))  # (B, G, 6, N...)
 
     def divergence(self, stress):
         rows = self._gradient.flatten(2).flatten(0, 1).to(stress)  # (6 G, 24)
-        forces = rows.mT @ stress.reshape(len(stress), len(rows), -1)
+        forces = rows.mT @ stress.reshape(len(stress), len(rows), -1)  # (B, 24, voxels)
         share = forces.new_full((len(stress), 1, *self.shape), 1 / self.integration_points)
         return to_corners(forces.view(-1, 24, *self.shape), share)
 
     def symbol(self, stiffness, frequencies):
         # Of the assembled element: sum over corners c, d of K[c, d] cos(xi . (d - c)).
         matrix = self.element_stiffness(stiffness, self.spacing)
-        blocks = matrix.view(3, 8, 3, 8)
+        blocks = matrix.view(3, 8, 3, 8)  # (component, corner, component, corner)
         stencil: dict[tuple, torch.Tensor] = {}
         for (c, first), (d, second) in itertools.product(enumerate(CORNERS), repeat=2):
             offset = tuple(b - a for a, b in zip(first, second, strict=True))
@@ -225,7 +225,7 @@ class Element(Discretization):
 
     def divergence_of_uniform(self, stress, modulus):
         mean = self._gradient.mean(0).flatten(1).to(modulus)  # (6, 24)
-        corner_forces = (stress.to(modulus) @ mean).view(-1, 24, 1, 1, 1)
+        corner_forces = (stress.to(modulus) @ mean).view(-1, 24, 1, 1, 1)  # (B, 24, 1, 1, 1)
         return to_corners(corner_forces.expand(-1, -1, *self.shape), modulus)
 
     def stiffness(self, units):
@@ -286,7 +286,7 @@ DISCRETIZATIONS = tuple(KINDS)
 
 
 def make(name: str, shape: Sequence[int], spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> Discretization:
-    """The discretization of that name on a grid.
+    """Make the discretization of that name on a grid.
 
     Raises:
         ValueError: For an unknown name.
@@ -299,8 +299,8 @@ def from_corners(matrix: torch.Tensor, nodal: torch.Tensor) -> torch.Tensor:
 
     Shape: (R, 24), (B, 3, N1, N2, N3) -> (B, R, N1, N2, N3).
     """
-    padded = F.pad(nodal, (0, 1, 0, 1, 0, 1), mode="circular")
-    return F.conv3d(padded, matrix.view(-1, 3, 2, 2, 2))
+    padded = F.pad(nodal, (0, 1, 0, 1, 0, 1), mode="circular")  # (B, 3, N1 + 1, N2 + 1, N3 + 1)
+    return F.conv3d(padded, matrix.view(-1, 3, 2, 2, 2))  # (B, R, N1, N2, N3)
 
 
 def to_corners(corner_forces: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -309,7 +309,7 @@ def to_corners(corner_forces: torch.Tensor, weight: torch.Tensor) -> torch.Tenso
     Shape: (B, 24, N1, N2, N3), (B, 1, N1, N2, N3) -> (B, 3, N1, N2, N3).
     """
     batch, _, *shape = corner_forces.shape
-    forces = corner_forces.reshape(batch, 3, 8, *shape)
+    forces = corner_forces.reshape(batch, 3, 8, *shape)  # (B, 3, 8, N...)
     padded = corner_forces.new_zeros(batch, 3, *(n + 1 for n in shape))
     for corner, (a, b, c) in enumerate(CORNERS):
         padded[:, :, a : a + shape[0], b : b + shape[1], c : c + shape[2]].addcmul_(forces[:, :, corner], weight)
@@ -338,13 +338,3 @@ def frequencies(
         axes[2] = torch.fft.rfftfreq(shape[2], dtype=torch.float64)
     scaled = [2 * math.pi * axis / h for axis, h in zip(axes, spacing, strict=True)]
     return [axis.view([-1 if a == b else 1 for b in range(3)]) for a, axis in enumerate(scaled)]
-
-
-def centred_derivatives(shape: Sequence[int]) -> torch.Tensor:
-    """Symbol of d/dx_j at the centre of a voxel: difference along axis j, mean along the others (``rotated``).
-
-    Returns:
-        (3, N1, N2, N3 // 2 + 1) complex128, for voxels of edge 1.
-    """
-    turns = [torch.exp(1j * angle) for angle in frequencies(shape)]
-    return torch.stack([(turns[j] - 1) * (turns[j - 1] + 1) * (turns[j - 2] + 1) / 4 for j in range(3)])

@@ -20,6 +20,13 @@ _SHEAR_WEIGHT = (1.0, 1.0, 1.0, SQRT2, SQRT2, SQRT2)
 def lame_parameters(young: float, poisson: float) -> tuple[float, float]:
     """lambda = E nu / ((1 + nu)(1 - 2 nu)) and mu = E / (2 (1 + nu)), in the unit of ``young``.
 
+    Args:
+        young: Young's modulus, in any unit.
+        poisson: Poisson ratio.
+
+    Returns:
+        lambda and mu.
+
     Raises:
         ValueError: For a modulus <= 0 or a Poisson ratio outside (-1, 0.5).
     """
@@ -65,7 +72,7 @@ def hooke(strain: torch.Tensor, lam, mu) -> torch.Tensor:
     Returns:
         The stress, of the strain's shape, in the unit of the moduli.
     """
-    stress = 2 * mu * strain
+    stress = 2 * mu * strain  # eq. 1
     stress[..., :3, :, :, :] += lam * strain[..., :3, :, :, :].sum(-4, keepdim=True)
     return stress
 
@@ -80,6 +87,10 @@ def stiffness_from_lame(lam: float, mu: float) -> torch.Tensor:
 def isotropic_stiffness(young: float, poisson: float) -> torch.Tensor:
     """C of Hooke's law (eq. 1) as a matrix.
 
+    Args:
+        young: Young's modulus, in any unit.
+        poisson: Poisson ratio.
+
     Returns:
         (6, 6) float64, Mandel, in the unit of ``young``.
 
@@ -90,7 +101,17 @@ def isotropic_stiffness(young: float, poisson: float) -> torch.Tensor:
 
 
 def mandel_from_tensor(tensor) -> torch.Tensor:
-    """Shape: (..., 3, 3) symmetric -> (..., 6)."""
+    """Write a symmetric tensor as a Mandel vector.
+
+    Args:
+        tensor: (..., 3, 3).
+
+    Returns:
+        (..., 6).
+
+    Raises:
+        ValueError: For another shape, or a tensor that is not symmetric.
+    """
     tensor = _real(tensor, "tensor")
     if tensor.ndim < 2 or tensor.shape[-2:] != (3, 3):
         raise ValueError(f"A tensor must end in the shape (3, 3); this one has {tuple(tensor.shape)}.")
@@ -100,7 +121,17 @@ def mandel_from_tensor(tensor) -> torch.Tensor:
 
 
 def tensor_from_mandel(vector) -> torch.Tensor:
-    """Shape: (..., 6) -> (..., 3, 3)."""
+    """Write a Mandel vector as the symmetric tensor that it stands for.
+
+    Args:
+        vector: (..., 6).
+
+    Returns:
+        (..., 3, 3).
+
+    Raises:
+        ValueError: For another shape.
+    """
     vector = _real(vector, "vector")
     if vector.ndim < 1 or vector.shape[-1] != 6:
         raise ValueError(f"A Mandel vector must end in the shape (6,); this one has {tuple(vector.shape)}.")
@@ -111,15 +142,32 @@ def tensor_from_mandel(vector) -> torch.Tensor:
 
 
 def mandel_from_voigt(matrix) -> torch.Tensor:
-    """Stiffness in Voigt notation (engineering shears) to Mandel. Shape: (..., 6, 6) -> (..., 6, 6)."""
+    """Turn a stiffness from Voigt's notation, for engineering shears, into Mandel's.
+
+    Args:
+        matrix: (..., 6, 6), Voigt, in the order 11, 22, 33, 23, 13, 12.
+
+    Returns:
+        (..., 6, 6), Mandel.
+
+    Raises:
+        ValueError: For another shape.
+    """
     matrix, weight = _stiffness(matrix)
     return matrix * weight[:, None] * weight
 
 
 def voigt_from_mandel(matrix) -> torch.Tensor:
-    """Stiffness in Mandel notation to Voigt's, for engineering shears 2 epsilon_23, 2 epsilon_13, 2 epsilon_12.
+    """Turn a stiffness from Mandel's notation into Voigt's, for engineering shears 2 epsilon_23, ..., 2 epsilon_12.
 
-    Shape: (..., 6, 6) -> (..., 6, 6), both in the order 11, 22, 33, 23, 13, 12.
+    Args:
+        matrix: (..., 6, 6), Mandel.
+
+    Returns:
+        (..., 6, 6), Voigt, in the order 11, 22, 33, 23, 13, 12.
+
+    Raises:
+        ValueError: For another shape.
     """
     matrix, weight = _stiffness(matrix)
     return matrix / (weight[:, None] * weight)
@@ -164,6 +212,7 @@ def _real(value, name: str) -> torch.Tensor:
 
 
 def _stiffness(matrix) -> tuple[torch.Tensor, torch.Tensor]:
+    """Check the shape (..., 6, 6), and give sqrt(2) for the shears beside it, (6,)."""
     matrix = _real(matrix, "stiffness")
     if matrix.ndim < 2 or matrix.shape[-2:] != (6, 6):
         raise ValueError(f"A stiffness must end in the shape (6, 6); this one has {tuple(matrix.shape)}.")
@@ -174,6 +223,12 @@ def midpoint_medium(phases) -> tuple[float, float]:
     """(young, poisson) half-way between the extreme Lame parameters of the phases.
 
     Of all reference media, the fixed point converges best with this one, where the phases have one Poisson ratio.
+
+    Args:
+        phases: (young, poisson) of each phase.
+
+    Returns:
+        Young's modulus, in the unit of the phases, and Poisson ratio.
     """
     table = lame_table(phases)
     lam, mu = ((table.amin(0) + table.amax(0)) / 2).tolist()
@@ -181,13 +236,35 @@ def midpoint_medium(phases) -> tuple[float, float]:
 
 
 def voigt_bound(stiffnesses, fractions) -> torch.Tensor:
-    """Upper bound C <= sum_h c_h C^h (uniform strain). Shape: (P, 6, 6), (P,) -> (6, 6)."""
+    """Upper bound C <= sum_h c_h C^h, exact for a uniform strain (Voigt 1889).
+
+    Args:
+        stiffnesses: C^h, (P, 6, 6), Mandel.
+        fractions: c_h, (P,).
+
+    Returns:
+        (6, 6) float64, Mandel.
+
+    Raises:
+        ValueError: For fractions that are negative or do not add up to 1.
+    """
     stiffnesses, fractions = _mixture(stiffnesses, fractions)
-    return torch.einsum("p,pij->ij", fractions, stiffnesses)
+    return torch.einsum("p,pij->ij", fractions, stiffnesses)  # (6, 6)
 
 
 def reuss_bound(stiffnesses, fractions) -> torch.Tensor:
-    """Lower bound C >= (sum_h c_h (C^h)^-1)^-1 (uniform stress). Shape: (P, 6, 6), (P,) -> (6, 6)."""
+    """Lower bound C >= (sum_h c_h (C^h)^-1)^-1, exact for a uniform stress (Reuss 1929).
+
+    Args:
+        stiffnesses: C^h, (P, 6, 6), Mandel.
+        fractions: c_h, (P,).
+
+    Returns:
+        (6, 6) float64, Mandel.
+
+    Raises:
+        ValueError: For fractions that are negative or do not add up to 1.
+    """
     stiffnesses, fractions = _mixture(stiffnesses, fractions)
     return torch.einsum("p,pij->ij", fractions, torch.linalg.inv(stiffnesses)).inverse()
 
@@ -199,7 +276,15 @@ def hashin_shtrikman_bounds(phases, fractions) -> tuple[torch.Tensor, torch.Tens
     (Hashin & Shtrikman 1963, Walpole 1966). They bind mixtures that are isotropic as a whole; of any other periodic
     cell, they bind the mean of its effective stiffness over all orientations.
 
-    Shape: phases [(young, poisson), ...], (P,) -> lower (6, 6), upper (6, 6).
+    Args:
+        phases: (young, poisson) of each phase.
+        fractions: c_h, (P,).
+
+    Returns:
+        The lower and the upper bound, (6, 6) float64 each, Mandel.
+
+    Raises:
+        ValueError: For fractions that are negative or do not add up to 1.
     """
     table = lame_table(phases)
     _, fractions = _mixture([stiffness_from_lame(*pair) for pair in table.tolist()], fractions)
@@ -216,7 +301,8 @@ def hashin_shtrikman_bounds(phases, fractions) -> tuple[torch.Tensor, torch.Tens
 
 
 def _mixture(stiffnesses, fractions) -> tuple[torch.Tensor, torch.Tensor]:
-    matrices = torch.stack([torch.as_tensor(matrix, dtype=torch.float64) for matrix in stiffnesses])
+    """Check that the fractions are those of a mixture of so many phases. Shape: -> (P, 6, 6), (P,) float64."""
+    matrices = torch.stack([torch.as_tensor(matrix, dtype=torch.float64) for matrix in stiffnesses])  # (P, 6, 6)
     fractions = torch.as_tensor(fractions, dtype=torch.float64)
     if fractions.shape != (len(matrices),) or bool((fractions < 0).any()) or abs(float(fractions.sum()) - 1) > 1e-9:
         raise ValueError(

@@ -55,7 +55,7 @@ class GreenOperator:
         self.device = _checks.as_device(device)
         self.transform: Any = fast.transforms.choose(self.shape) if fast.use(self.device) else Fourier(self.shape)
         symbol = self.reference_symbol(self.transform.half)
-        inverse = self.transform.spread(_inverse_where_regular(symbol))  # (3, 3, F...)
+        inverse = self.transform.spread(_inverse_where_regular(symbol))  # the G of eq. 5, (3, 3, F...)
         self.inverse = inverse.to(dtype=_checks.floating(dtype), device=self.device)
 
     @property
@@ -64,11 +64,11 @@ class GreenOperator:
 
     @property
     def integration_points(self) -> int:
-        """G."""
+        """G, the number of integration points of a voxel."""
         return self.discretization.integration_points
 
     def to(self, dtype: torch.dtype) -> GreenOperator:
-        """The same operator in another precision."""
+        """Copy the operator in another precision."""
         other = copy.copy(self)
         other.inverse = self.inverse.to(dtype)
         return other
@@ -91,28 +91,29 @@ class GreenOperator:
         return self.discretization.divergence(stress)
 
     def displacement(self, force: torch.Tensor) -> torch.Tensor:
-        """(B^T C^0 B)^-1 force, of zero mean: the integral of eq. 7, with G of eq. 5. (B, 3, N...) -> the same."""
+        """(B^T C^0 B)^-1 force, of zero mean. (B, 3, N...) -> the same."""
         spectrum = self.transform.forward(force)  # (B, 3, F...)
-        return self.transform.back(self._times_inverse(spectrum))
+        return self.transform.back(self._times_inverse(spectrum))  # the integral of eq. 7
 
     def __call__(self, stress: torch.Tensor) -> torch.Tensor:
         """Gamma^0 sigma: (B, G, 6, N...) -> (B, G, 6, N...)."""
-        return self.gradient(self.displacement(self.divergence(stress)))
+        return self.gradient(self.displacement(self.divergence(stress)))  # G-hat * of eq. 10
 
     def _times_inverse(self, spectrum):
+        """(B^T C^0 B)^-1 times the spectrum of a force. Shape: (B, 3, F...) -> (B, 3, F...)."""
         if fast.use(spectrum.device):
             return fast.loops.times_by_frequency(self.inverse, spectrum)
         solved = torch.empty_like(spectrum)
         for i in range(3):  # a product of small matrices, without a copy of them for each cell
-            torch.mul(self.inverse[i, 0], spectrum[:, 0], out=solved[:, i])
+            torch.mul(self.inverse[i, 0], spectrum[:, 0], out=solved[:, i])  # (B, F...)
             solved[:, i].addcmul_(self.inverse[i, 1], spectrum[:, 1]).addcmul_(self.inverse[i, 2], spectrum[:, 2])
         return solved
 
 
 def kept_operator(*arguments, **options) -> GreenOperator:
-    """Return the :class:`GreenOperator` of these arguments, one of those last used where it is among them.
+    """Make the :class:`GreenOperator` of these arguments, or return it if it is one of the eight used last.
 
-    To make the operator of a small grid takes as long as to solve one cell with it.
+    Making the operator of a small grid takes as long as solving one cell with it.
     """
     return _kept(*arguments, fast_parts=fast.use(options.get("device") or "cpu"), **options)
 
@@ -143,13 +144,13 @@ class Fourier:
         return torch.fft.irfftn(torch.view_as_complex(spectrum.unflatten(-1, (-1, 2))), s=self.shape, dim=(-3, -2, -1))
 
     def spread(self, symbol: torch.Tensor) -> torch.Tensor:
-        """Each value of a symbol twice, for the real and the imaginary part of what it multiplies."""
+        """Repeat each value of a symbol, for the real and the imaginary part of what it multiplies."""
         return symbol.repeat_interleave(2, dim=-1)
 
 
 def _inverse_where_regular(matrices: torch.Tensor) -> torch.Tensor:
-    """Inverse of each 3 x 3 matrix; zero where the matrix vanishes. Shape: (3, 3, F...) -> (3, 3, F...)."""
-    matrices = matrices.movedim((0, 1), (-2, -1))
+    """Invert each 3 x 3 matrix; zero stays zero. Shape: (3, 3, F...) -> (3, 3, F...)."""
+    matrices = matrices.movedim((0, 1), (-2, -1))  # (F..., 3, 3)
     scale = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
     regular = scale > 1e-12 * scale.max()
     inverse = torch.zeros_like(matrices)

@@ -24,6 +24,7 @@ Operator = Callable[[torch.Tensor], torch.Tensor]
 
 
 def _itself(y: torch.Tensor) -> torch.Tensor:
+    """Project nothing away: every perturbation is admissible."""
     return y
 
 
@@ -52,15 +53,15 @@ class GoverningEquation:
     _last: tuple | None = field(default=None, init=False, repr=False)
 
     def governing(self, y: torch.Tensor) -> torch.Tensor:
-        """H(y), zero for the solution (eq. 12)."""
-        return self.linear(y) + self.heterogeneous(y)  # eq. 13a
+        """H(y), zero for the solution."""
+        return self.linear(y) + self.heterogeneous(y)  # eqs. 12 and 13a
 
     def perturbation(self, y: torch.Tensor) -> torch.Tensor:
-        """-G * B(y), which the right-hand side of the equation adds to y_R (for elasticity eq. 8)."""
+        """-G * B(y), which the right-hand side of the equation adds to y_R."""
         # The residual of an iterate and the step from it need the same; a change in place would be a new version.
         if self._last is None or self._last[0] is not y or self._last[1] != y._version:
-            b = -self.heterogeneous(y)
-            self._last = (y, y._version, self.green(b))
+            b = -self.heterogeneous(y)  # eq. 13b: L_a y = b
+            self._last = (y, y._version, self.green(b))  # for elasticity eq. 8
         return self._last[2]
 
     def phi(self, y: torch.Tensor) -> torch.Tensor:
@@ -68,8 +69,8 @@ class GoverningEquation:
         return self.reference + self.perturbation(y)  # eq. 17 with b = -B(y); for elasticity eq. 9
 
     def residual(self, y: torch.Tensor) -> torch.Tensor:
-        """y - Phi(y), zero for the solution (eq. 20)."""
-        return y - self.phi(y)
+        """y - Phi(y), zero for the solution."""
+        return y - self.phi(y)  # eq. 20
 
     def linearized(self, direction: torch.Tensor) -> torch.Tensor:
         """(I + d/dy G * B) applied to a direction: how the residual changes along it, for B linear in y."""
@@ -117,7 +118,15 @@ def elastic_equation(
 
 
 def from_green_operator(cell: CellProblem, operator: GreenOperator) -> GoverningEquation:
-    """Elastic equilibrium of a cell problem, with the grid and the reference medium C^R of ``operator``."""
+    """Elastic equilibrium of a cell problem, y = y_R - Gamma^0 * (C' y).
+
+    Args:
+        cell: Labels, phases and macroscopic strain.
+        operator: Gamma^0, with its grid, its discretization and its reference medium C^R.
+
+    Returns:
+        The equation for the strain y (B, G, 6, N1, N2, N3), Mandel.
+    """
     lam_r, mu_r = operator.lame
     lam, mu = ((field - of_r).to(operator.dtype) for field, of_r in zip(cell.lame(), operator.lame, strict=True))
     lam, mu = lam[:, None], mu[:, None]  # of C' = C - C^R, (B, 1, 1, N1, N2, N3)
@@ -151,11 +160,11 @@ def green_kernel(operator: GreenOperator) -> torch.Tensor:
     impulse = torch.zeros(6, points, 6, *operator.shape, dtype=operator.dtype, device=operator.device)
     for n in range(6):
         impulse[n, :, n, 0, 0, 0] = 1
-    return operator(impulse).mean(1).movedim(0, 1)
+    return operator(impulse).mean(1).movedim(0, 1)  # (6, 6, N1, N2, N3)
 
 
 def phase_kernels(operator: GreenOperator, phases: list[tuple[float, float]]) -> torch.Tensor:
-    """Gamma^h = G-hat (C^h - C^R), the stencils of eq. 11, one for each phase.
+    """Gamma^h = G-hat (C^h - C^R), the stencils of the equation, one for each phase.
 
     Args:
         operator: Gamma^0 of C^R.
@@ -165,19 +174,34 @@ def phase_kernels(operator: GreenOperator, phases: list[tuple[float, float]]) ->
         (P, 6, 6, N1, N2, N3).
     """
     reference = elasticity.stiffness_from_lame(*operator.lame)
-    excess = torch.stack([elasticity.isotropic_stiffness(*phase) - reference for phase in phases])
-    kernel = green_kernel(operator)
-    return torch.einsum("nmxyz,pmk->pnkxyz", kernel, excess.to(kernel))
+    excess = torch.stack([elasticity.isotropic_stiffness(*phase) - reference for phase in phases])  # (P, 6, 6)
+    kernel = green_kernel(operator)  # (6, 6, N1, N2, N3)
+    return torch.einsum("nmxyz,pmk->pnkxyz", kernel, excess.to(kernel))  # eq. 11
 
 
 def convolve(kernel: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Periodic convolution (the * of eq. 10) of a matrix-valued kernel with a field, by Fourier transforms.
+    """Convolve a matrix-valued kernel with a periodic field, by Fourier transforms.
 
-    Shape: (R, C, N1, N2, N3), (B, C, N1, N2, N3) -> (B, R, N1, N2, N3).
+    Args:
+        kernel: (R, C, N1, N2, N3).
+        values: The field, (B, C, N1, N2, N3).
+
+    Returns:
+        (B, R, N1, N2, N3).
     """
     axes, shape = (-3, -2, -1), values.shape[-3:]
     spectra = torch.fft.rfftn(kernel, dim=axes), torch.fft.rfftn(values, dim=axes)
-    return torch.fft.irfftn(torch.einsum("rcxyz,bcxyz->brxyz", *spectra), s=shape, dim=axes)
+    return torch.fft.irfftn(torch.einsum("rcxyz,bcxyz->brxyz", *spectra), s=shape, dim=axes)  # * of eq. 10
+
+
+def centred_derivatives(shape) -> torch.Tensor:
+    """Symbol of d/dx_j at the centre of a voxel: difference along axis j, mean along the others (``rotated``).
+
+    Returns:
+        (3, N1, N2, N3 // 2 + 1) complex128, for voxels of edge 1.
+    """
+    turns = [torch.exp(1j * angle) for angle in discretizations.frequencies(shape)]
+    return torch.stack([(turns[j] - 1) * (turns[j - 1] + 1) * (turns[j - 2] + 1) / 4 for j in range(3)])
 
 
 def conduction_equation(
@@ -215,8 +239,8 @@ def conduction_equation(
     shape, axes = labels.shape[1:], (-3, -2, -1)
     excess = (torch.tensor(values, dtype=dtype) - base).to(labels.device)[labels][:, None]
     kind = torch.complex128 if dtype == torch.float64 else torch.complex64
-    symbol = discretizations.centred_derivatives(shape).to(labels.device, kind)  # (3, F...)
-    square = symbol.abs().square().sum(0)
+    symbol = centred_derivatives(shape).to(labels.device, kind)  # (3, F...)
+    square = symbol.abs().square().sum(0)  # (F...)
     inverse = torch.where(square > 1e-12, 1 / square.clamp(min=1e-12), 0) / base
 
     def transform(y):
@@ -276,7 +300,7 @@ def scattering_equation(potential, wavenumber: float, spacing: float) -> Governi
     def linear(y):
         scattered = _as_complex(y - reference)  # L_a y_R = 0
         outgoing = complex(math.cos(phase), math.sin(phase))  # beyond the ends the scattered wave runs away
-        padded = torch.cat([outgoing * scattered[:, :1], scattered, outgoing * scattered[:, -1:]], 1)
+        padded = torch.cat([outgoing * scattered[:, :1], scattered, outgoing * scattered[:, -1:]], 1)  # (B, N + 2)
         return _as_real((padded[:, 2:] - 2 * scattered + padded[:, :-2]) / h**2 + k**2 * scattered)
 
     def apply_green(b):

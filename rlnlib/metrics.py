@@ -9,12 +9,17 @@ from rlnlib import _checks
 
 
 def mase(predicted, true) -> torch.Tensor:
-    """Mean absolute strain error of each cell, in percent (eq. 29).
+    """Mean absolute strain error of each cell, in percent.
 
-    Both fields are already divided by the macroscopic strain y_R.
+    Args:
+        predicted: (B, ...), divided by the macroscopic strain y_R.
+        true: The same.
 
-    Shape: (B, ...), (B, ...) -> (B,) float64.
-    Raises ValueError for shapes that differ, an empty batch, or NaN.
+    Returns:
+        (B,) float64.
+
+    Raises:
+        ValueError: for shapes that differ, an empty batch, or NaN.
     """
     predicted, true = _field("predicted", predicted), _field("true", true)
     if predicted.shape != true.shape:
@@ -22,7 +27,7 @@ def mase(predicted, true) -> torch.Tensor:
             f"predicted and true must have one shape (B, ...); they have {tuple(predicted.shape)} and "
             f"{tuple(true.shape)}."
         )
-    error = 100 * (predicted - true).abs().flatten(1).mean(1)
+    error = 100 * (predicted - true).abs().flatten(1).mean(1)  # eq. 29: (B,)
     if not bool(torch.isfinite(error).all()):
         raise ValueError("predicted and true differ by more than float64 can hold.")
     return error
@@ -60,11 +65,18 @@ def summary(errors, resamples: int = 2000) -> dict:
 def energy_by_wavelength(field, wavelengths) -> torch.Tensor:
     """How the mean square of a periodic field divides among its waves, without its mean (Parseval's theorem).
 
-    ``wavelengths`` are bounds in voxels, rising: the first part has the waves up to the first bound, the last those
-    longer than the last one. The parts of a cell add up to its mean square deviation from its mean.
+    The parts of a cell add up to its mean square deviation from its mean.
 
-    Shape: (B, N1, N2, N3) -> (B, len(wavelengths) + 1) float64.
-    Raises ValueError for a field of another shape or with NaN, and for bounds that do not rise.
+    Args:
+        field: (B, N1, N2, N3).
+        wavelengths: bounds in voxels, rising, (W,). The first part has the waves up to the first bound, the last part
+            those longer than the last one.
+
+    Returns:
+        (B, W + 1) float64, in the square of the field's unit.
+
+    Raises:
+        ValueError: for a field of another shape or with NaN, and for bounds that do not rise.
     """
     field, bounds = _field("field", field), _checks.as_tensor(wavelengths, "wavelengths")
     if field.ndim != 4:
@@ -72,14 +84,15 @@ def energy_by_wavelength(field, wavelengths) -> torch.Tensor:
     bounds = bounds.to("cpu", torch.float64) if not bounds.is_complex() else bounds.new_zeros(1, dtype=torch.float64)
     if bounds.ndim != 1 or not bool((bounds.diff(prepend=bounds.new_zeros(1)) > 0).all()):
         raise ValueError(f"wavelengths must be positive and rise; they are {wavelengths!r}.")
-    energy = torch.fft.fftn(field, dim=(1, 2, 3), norm="forward").abs().square().flatten(1)
+    energy = torch.fft.fftn(field, dim=(1, 2, 3), norm="forward").abs().square().flatten(1)  # (B, voxels)
     axes = [torch.fft.fftfreq(n, dtype=torch.float64) for n in field.shape[1:]]
-    length = 1 / torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt().flatten()
+    length = 1 / torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt().flatten()  # (voxels,)
     parts = energy.new_zeros(len(field), len(bounds) + 1)
     return parts.index_add_(1, torch.bucketize(length[1:], bounds), energy[:, 1:])  # all but the mean
 
 
 def _field(name: str, value) -> torch.Tensor:
+    """Check a batch of real, finite fields. Shape: (B, ...) -> the same, float64 on the CPU. Raises ValueError."""
     field = _checks.as_tensor(value, name)
     if field.is_complex():
         raise ValueError(f"{name} must hold real numbers; its dtype is {field.dtype}.")

@@ -47,8 +47,9 @@ def pymks_cell(size: int, grain_size, soft_fraction: float, seed: int) -> np.nda
 
 
 def _smooth(noise: np.ndarray, grain_size) -> np.ndarray:
+    """Convolve noise (S, S, S) with a Gaussian of standard deviation g / (2 pi) along each axis, cut at g voxels."""
     size = noise.shape[0]
-    spectrum = np.fft.fftn(noise)
+    spectrum = np.fft.fftn(noise)  # (S, S, S) complex
     for axis, g in enumerate(grain_size):
         offsets = (np.fft.fftfreq(g) * g).round().astype(int)
         shift = -((g - size) // 2) + g // 2 - size // 2  # 0, or 1 for even g on odd sizes
@@ -59,11 +60,19 @@ def _smooth(noise: np.ndarray, grain_size) -> np.ndarray:
 
 
 def _threshold(field: np.ndarray, rank: int) -> np.ndarray:
+    """True where the field is above its value of that rank, counted from the smallest."""
     return field > np.partition(field, rank, axis=None)[rank]
 
 
 def check_design(size: int, grain_size, stiff_fraction) -> tuple[int, tuple[int, int], tuple[float, float]]:
-    """The size and the two ranges of a :func:`design`, cleaned; ValueError where no cell can have them."""
+    """Check the size and the ranges of a :func:`design`.
+
+    Returns:
+        Size, range of the grain size and range of the stiff fraction, as plain numbers.
+
+    Raises:
+        ValueError: no cell can have them.
+    """
     size = _checks.positive_integer("size", size, least=2)
     low, high = _checks.pair("grain_size", grain_size)
     low = _checks.positive_integer("grain_size", low, most=size)
@@ -137,7 +146,19 @@ def generate_cells(
 
 
 def generate_cell(index: int, grain_sizes, stiff_fractions, size: int, repeats: int, seed: int) -> np.ndarray:
-    """Cell ``index`` of the set whose :func:`design` is given. Shape: -> (size, size, size) bool."""
+    """Make one cell of a set by itself; :func:`generate_cells` makes all of them.
+
+    Args:
+        index: which cell.
+        grain_sizes: those of the set's :func:`design`, (points, 3).
+        stiff_fractions: likewise, (points,).
+        size: voxels along each edge.
+        repeats: cells of each design.
+        seed: that of the set.
+
+    Returns:
+        stiff (size, size, size) bool.
+    """
     point = index // repeats
     noise = np.random.default_rng([seed, index]).random((size,) * 3)
     stiff = int(np.clip(np.rint(stiff_fractions[point] * size**3), 1, size**3 - 1))

@@ -94,7 +94,7 @@ class VNet(nn.Module):
         return self.end(joined)[inner]  # (B, 1, 31, 31, 31)
 
     def infers_fast(self, field: torch.Tensor) -> bool:
-        """Say whether the forward pass on a CPU is one without gradients, of which a part can be left out."""
+        """Say whether this is a forward pass on a CPU without gradients, of which the fast twin leaves a part out."""
         return fast.use(field.device) and not (self.training or torch.is_grad_enabled())
 
 
@@ -163,7 +163,7 @@ class ThreeLayerNet(nn.Module):
         return self.layers(field)
 
 
-#: The released V-Net, that of the paper's stated size, the one without a seam on odd sizes, and the plain sequence.
+#: By name: the released V-Net; a V-Net of the paper's stated size; one without a seam on odd sizes; three plain layers.
 PROXIMALS: dict[str, Callable[..., nn.Module]] = {
     "vnet": VNet,
     "vnet-160k": partial(VNet, blocks=3),
@@ -173,7 +173,11 @@ PROXIMALS: dict[str, Callable[..., nn.Module]] = {
 
 
 def full_name(proximal: str | Callable[[int], nn.Module]) -> str:
-    """Return the name that is stored for a proximal operator: that of the library, or "module:qualified name"."""
+    """Return the name that is stored for a proximal operator: that of the library, or "module:qualified name".
+
+    Raises:
+        ValueError: for what makes no module.
+    """
     if isinstance(proximal, str):
         return proximal
     if not callable(proximal) or isinstance(proximal, nn.Module):
@@ -192,6 +196,9 @@ def find_proximal(proximal: str | Callable[..., nn.Module]) -> Callable[..., nn.
     Args:
         proximal: a name of :data:`PROXIMALS`, the "module:qualified name" of a function or class of yours, which is
             imported, or that function or class itself.
+
+    Returns:
+        A function or class.
 
     Raises:
         ValueError: for an unknown name, or one that cannot be imported.
@@ -215,7 +222,15 @@ def find_proximal(proximal: str | Callable[..., nn.Module]) -> Callable[..., nn.
 
 
 def make_proximal(proximal: str | Callable[..., nn.Module], inputs: int, outputs: int = 1) -> nn.Module:
-    """Make a new proximal operator; see :func:`find_proximal`.
+    """Make a new proximal operator.
+
+    Args:
+        proximal: as for :func:`find_proximal`.
+        inputs: channels that it takes.
+        outputs: channels that it returns.
+
+    Returns:
+        The module, with new weights.
 
     Raises:
         ValueError: for an unknown name, or for what does not make a module.

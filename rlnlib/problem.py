@@ -137,6 +137,9 @@ def cell_problem(
         spacing: Edges of a voxel along the three axes; only their ratios matter for strain and stress.
         device: Where the labels shall lie; by default where they are.
 
+    Returns:
+        The problem.
+
     Raises:
         ValueError: For a wrong shape, label, contrast, Poisson ratio, strain or spacing.
     """
@@ -148,7 +151,17 @@ def cell_problem(
 
 
 def as_spacing(spacing) -> tuple[float, float, float]:
-    """Three positive edges of a voxel, none more than a thousand times another."""
+    """Check the edges of a voxel.
+
+    Args:
+        spacing: three positive numbers, in any unit.
+
+    Returns:
+        The three edges.
+
+    Raises:
+        ValueError: For anything else, or an edge more than a thousand times as long as another.
+    """
     values = _checks.as_tensor(spacing, "spacing")
     if values.shape != (3,):
         raise ValueError(f"spacing must be the three edges of a voxel; its shape is {tuple(values.shape)}.")
@@ -160,7 +173,11 @@ def as_spacing(spacing) -> tuple[float, float, float]:
 
 
 def as_medium(reference) -> tuple[float, float]:
-    """(young, poisson) of a reference medium."""
+    """Check the (young, poisson) of a reference medium, and return them.
+
+    Raises:
+        ValueError: For what is no pair, a modulus <= 0 or a Poisson ratio outside (-1, 0.5).
+    """
     young, nu = _checks.pair("reference", reference)
     return _checks.positive("reference: Young's modulus", young), _checks.poisson_ratio(nu, "reference: Poisson ratio")
 

@@ -125,16 +125,24 @@ def current_commit() -> str | None:
 
 
 def described(data: Path) -> dict:
-    """Say with what a data set was made, and its hash."""
+    """Read with what a data set was made, and hash its file."""
     with open(data, "rb") as file:
         digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read())
     return {**json.loads(dataset.read_parameters(data).to_json()), "sha256": digest.hexdigest()}
 
 
-def joined(history: list[dict], rows: list[dict]) -> list[dict]:
-    """Put the learning curve of a later stage behind that of the earlier ones; epochs and seconds go on."""
-    epochs, seconds = (history[-1]["epoch"], history[-1]["seconds"]) if history else (0, 0.0)
-    return history + [
+def joined(learning_curve: list[dict], rows: list[dict]) -> list[dict]:
+    """Put the learning curve of a later stage behind that of the earlier ones.
+
+    Args:
+        learning_curve: of the earlier stages; may be empty.
+        rows: of the later one, whose epochs and seconds begin at 0.
+
+    Returns:
+        One learning curve, in which epochs and seconds go on.
+    """
+    epochs, seconds = (learning_curve[-1]["epoch"], learning_curve[-1]["seconds"]) if learning_curve else (0, 0.0)
+    return learning_curve + [
         {**row, "epoch": int(epochs + row["epoch"]), "seconds": round(seconds + row["seconds"], 1)} for row in rows
     ]
 
@@ -144,7 +152,7 @@ def record(
     contrast: float,
     data: dict,
     stages,
-    history,
+    learning_curve,
     errors,
     worst_voxel: float,
     training_cells: int,
@@ -157,11 +165,14 @@ def record(
         contrast: of the phases.
         data: that it was tested on, as :func:`described` says it.
         stages: (data, recipe) of each stage.
-        history: learning curve of all stages.
+        learning_curve: of all stages.
         errors: MASE of each test cell.
         worst_voxel: largest error of any voxel, in percent of the macroscopic strain.
         training_cells: number of those of the last stage.
         device: what it was trained on.
+
+    Returns:
+        The record, as JSON gives it back: lists in place of tuples.
     """
     found = metrics.summary(errors)
     scores = {
@@ -177,8 +188,8 @@ def record(
         "data": data,
         "training_cells": training_cells,
         "recipe": [({} if made == data else {"data": made}) | config for made, config in stages],
-        "epochs": len(history),
-        "minutes": round(history[-1]["seconds"] / 60, 1),
+        "epochs": len(learning_curve),
+        "minutes": round(learning_curve[-1]["seconds"] / 60, 1),
         "device": device,
         "date": datetime.date.today().isoformat(),
         "library_version": __version__,
@@ -188,7 +199,7 @@ def record(
         **scores,
         "mase": errors,
     }
-    return json.loads(json.dumps(about))  # as it is read again: lists in place of tuples
+    return json.loads(json.dumps(about))
 
 
 def header(about: dict) -> dict:

@@ -78,7 +78,7 @@ def _read(path) -> tuple[dict, dict[str, np.ndarray]]:
 
 
 class _Inert:
-    """Stands in for a class that a published file names; takes anything and does nothing."""
+    """A stand-in for a class that a published file names: it takes anything and does nothing."""
 
     def __init__(self, *arguments, **named):
         pass
@@ -102,7 +102,7 @@ _NAMES: dict[tuple[str, str], Any] = {
 
 
 def _small(make: Callable) -> Callable:
-    """Refuse a tuple of more than eight entries or four levels: as a key, a deep one takes for ever, or the stack."""
+    """Refuse a tuple of more than eight entries or four levels: to hash a deep one takes for ever, or the stack."""
 
     def levels(value) -> int:
         return 1 + max(map(levels, value), default=0) if isinstance(value, tuple) else 0
@@ -116,9 +116,9 @@ def _small(make: Callable) -> Callable:
 
 
 class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
-    """Reads the legacy checkpoint format by the instructions and names that the released files need, and no others.
+    """A reader of the legacy checkpoint format that knows only the instructions and names of the released files.
 
-    It is the one written in Python: its instructions can be left out.
+    It builds on the unpickler written in Python, from which instructions can be left out.
     """
 
     dispatch = {  # noqa: RUF012 (the name in the base class)

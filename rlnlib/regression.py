@@ -37,6 +37,6 @@ def fit_kernels(fields: torch.Tensor, target: torch.Tensor, cutoff: float = 1e-9
     axes = (-3, -2, -1)
     x, y = torch.fft.rfftn(fields, dim=axes), torch.fft.rfftn(target, dim=axes)
     normal = torch.einsum("bc...,bd...->...cd", x.conj(), x)  # (N1, N2, N3 // 2 + 1, C, C)
-    right = torch.einsum("bc...,br...->...cr", x.conj(), y)
-    symbol = torch.linalg.pinv(normal, rtol=cutoff, hermitian=True) @ right
+    right = torch.einsum("bc...,br...->...cr", x.conj(), y)  # (N1, N2, N3 // 2 + 1, C, R)
+    symbol = torch.linalg.pinv(normal, rtol=cutoff, hermitian=True) @ right  # (N1, N2, N3 // 2 + 1, C, R)
     return torch.fft.irfftn(symbol.movedim((-1, -2), (0, 1)), s=fields.shape[2:], dim=axes)

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 
-from rlnlib import _checks, dataset, metrics, provenance, training, weight_files
+from rlnlib import _checks, dataset, metrics, provenance, runs, training, weight_files
 from rlnlib._files import write_atomically, writing
 from rlnlib.fast.environment import restart_with_environment
 from rlnlib.rln import KINDS, RLN, predict_strain
@@ -42,7 +42,14 @@ _BLOCK = 64
 
 @dataclass(frozen=True)
 class Stage:
-    """One training: of which cells (as in ``dataset.PROFILES``), which parts of them, by which recipe and network."""
+    """One training.
+
+    Attributes:
+        data: the cells, as in ``dataset.PROFILES``.
+        config: the recipe.
+        splits: parts of the cells that are trained on.
+        proximal: name of the network in each pass.
+    """
 
     data: dict
     config: TrainingConfig
@@ -52,10 +59,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Profile:
-    """The stages of each network's training, and in which order the kinds of networks come, should the time run out.
+    """What is trained, and how.
 
-    ``pass_weights`` of a recipe are those of the networks with as many passes; the others have none. Of the validation
-    part, ``validation_cells`` choose the best epoch; all of them by default.
+    Attributes:
+        stages: of the training of each network. The ``pass_weights`` of a recipe are for the networks with as many
+            passes; the others have none.
+        kinds: the networks, in the order in which they are trained, should the time run out.
+        validation_cells: how many of the validation part choose the best epoch; all of them by default.
     """
 
     stages: tuple[Stage, ...]
@@ -140,7 +150,7 @@ class _Left(Exception):
 
 
 class _Cells:
-    """Some parts of a data set, or the first ``count`` cells of them, as :func:`rlnlib.training.train` takes them."""
+    """Some parts of a data set, as :func:`rlnlib.training.train` takes them; the first ``count`` cells, if given."""
 
     def __init__(self, data: Path, splits: tuple[str, ...], count: int | None = None):
         parts = [dataset.StrainDataset(data, split) for split in splits]
@@ -154,8 +164,9 @@ class _Cells:
 def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
     """Train one network in all its stages, score it, and write its weights and its record."""
     name = f"{kind}-{contrast:g}"
+    target = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     model: RLN | None = None
-    history: list[dict] = []
+    learning_curve: list[dict] = []
     stages: list[tuple] = []
     for stage in profile.stages:
         last = stage is profile.stages[-1]
@@ -165,7 +176,7 @@ def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
             out / f"contrast-{contrast:g}{suffix}.h5",
             **stage.data,
             contrast=contrast,
-            device=None if device == "cpu" or not torch.cuda.is_available() else "cuda",
+            device=target,
             progress=progress,
         )
         train_set, held_out = _Cells(data, stage.splits), _Cells(data, ("validation",), profile.validation_cells)
@@ -192,40 +203,38 @@ def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
                 progress,
                 slice_minutes=max(0.0, (deadline - time.monotonic()) / 60),
             )
-        except training.Unfinished as pause:
+        except runs.Unfinished as pause:
             raise _Left(doing, pause.done, pause.seconds) from pause
         stages.append((provenance.described(data), asdict(config)))
-        history = provenance.joined(history, rows)
+        learning_curve = provenance.joined(learning_curve, rows)
     assert model is not None
-    errors, worst = _scores(model, data, out / name / "scores.json", deadline, device)
-    target = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    errors, worst = _scores(model, data, out / name / "scores.json", deadline, target)
     place = (
         torch.cuda.get_device_name()
         if target == "cuda"
         else f"{provenance.cpu_name()}, {torch.get_num_threads()} threads"
     )
     about = provenance.record(
-        kind, contrast, stages[-1][0], stages, history, errors, worst, len(train_set.fields[0]), place
+        kind, contrast, stages[-1][0], stages, learning_curve, errors, worst, len(train_set.fields[0]), place
     )
     if _checks.from_environment("RANK", 0, least=0) == 0:
-        training.write_history(out / f"{name}.history.csv", history)
+        runs.write_learning_curve(out / f"{name}.learning_curve.csv", learning_curve)
         with writing(out):
             weight_files.save_weights(out / f"{name}.safetensors", model, **provenance.header(about))
             write_atomically(out / f"{name}.json", (json.dumps(about) + "\n").encode())
     return about
 
 
-def _scores(model, data, path: Path, deadline: float, device) -> tuple[list[float], float]:
-    """MASE of each test cell, and the worst voxel of all, in percent; in blocks, of which a kill loses one."""
+def _scores(model, data, path: Path, deadline: float, device: str) -> tuple[list[float], float]:
+    """Score the test cells, of which a kill loses one block: the MASE of each, and the worst voxel, in percent."""
     stiff, strain = dataset.StrainDataset(data, "test").tensors()
-    target = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     done: dict = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"mase": [], "worst_voxel": 0.0}
     scored = len(done["mase"])
     for begin in range(scored, len(stiff), _BLOCK):
         if begin > scored and time.monotonic() > deadline:
             raise _Left(f"scoring, {begin} of {len(stiff)} test cells done")
         block = slice(begin, begin + _BLOCK)
-        predicted = predict_strain(model, stiff[block], device=target)
+        predicted = predict_strain(model, stiff[block], device=device)
         done["mase"] += [round(error, 4) for error in metrics.mase(predicted, strain[block]).tolist()]
         done["worst_voxel"] = max(done["worst_voxel"], 100 * float((predicted - strain[block]).abs().max()))
         if _checks.from_environment("RANK", 0, least=0) == 0:
@@ -235,7 +244,14 @@ def _scores(model, data, path: Path, deadline: float, device) -> tuple[list[floa
 
 
 def differences(results: dict) -> dict:
-    """How much each network errs more than the next better one, cell by cell: {"50": {"fln - rln-t": {...}}, ...}."""
+    """Compare each network with the next better one, cell by cell.
+
+    Args:
+        results: what :func:`reproduce` returned.
+
+    Returns:
+        {"50": {"fln - rln-t": {"mean": ..., "interval": ...}, ...}, ...}: how much more the first one errs, in percent.
+    """
     found: dict = {}
     for contrast in CONTRASTS:
         for worse, better in (("fln", "rln-t"), ("rln-t", "rln")):
@@ -267,6 +283,7 @@ def table(results: dict) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m rlnlib.reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

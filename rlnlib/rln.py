@@ -75,7 +75,7 @@ class RLN(nn.Module):
 
         reference = torch.ones_like(indicators[:, :1])  # the macroscopic strain, divided by itself
         fs = [perturbation(self.proximals[i % len(self.proximals)]) for i in range(self.passes)]
-        iterates = list(solvers.recurrence(fs, reference, self.history))  # eq. 22
+        iterates = list(solvers.recurrence(fs, reference, self.history))  # eq. 21: y_1 to y_N of F_theta(y_R, m)
         return iterates if return_iterates else iterates[-1]
 
     def with_options(self, **options) -> RLN:
@@ -120,13 +120,24 @@ _OPTIONS = {"passes", "tied", "history", "batch_mean", "proximal"}
 
 
 def phase_indicators(stiff, dtype=torch.float32) -> torch.Tensor:
-    """m^h of eq. 11 as channels. Shape: (B, N1, N2, N3) bool or 0/1 -> (B, 2, N1, N2, N3), soft then stiff."""
+    """Write cells as channels, one for each phase, 1 where it is and 0 elsewhere.
+
+    Args:
+        stiff: (B, N1, N2, N3), or (N1, N2, N3) for a batch of one; bool or 0/1.
+        dtype: of the result.
+
+    Returns:
+        (B, 2, N1, N2, N3), soft then stiff.
+
+    Raises:
+        ValueError: for another shape, or other labels than 0 and 1.
+    """
     stiff = _checks.as_labels(stiff)
-    return torch.stack([1 - stiff, stiff], dim=1).to(dtype)
+    return torch.stack([1 - stiff, stiff], dim=1).to(dtype)  # m^h of eq. 11
 
 
-#: Voxels predicted together, at most. CPU: of 31^3, one to four cells at a time take the same within a tenth, twelve
-#: half as long again; of 16^3, 4 to 48 the same (float32, two cores). GPU: fills it.
+#: Voxels predicted together, at most. On a CPU a cell of 31^3 takes the same time, within a tenth, for one to four
+#: cells together, half as long again for twelve; of 16^3, the same for 4 to 48 (float32, two cores). A GPU wants more.
 _BATCH_VOXELS = {"cpu": 3 * 2**15, "cuda": 2**20}
 
 
@@ -177,7 +188,7 @@ def predict_strain(
     workers = torch.get_num_threads() if device.type == "cpu" and voxels <= limit else 1
     if batch_size is None:
         together = isinstance(model, RLN) and model.config["batch_mean"]
-        # As many batches for each worker, all of one size; but no single cells, which take longer one by one.
+        # Every worker gets as many batches, all of one size; none of a single cell, which takes longer alone.
         fit = max(1, limit // voxels)
         rounds = math.ceil(len(stiff) / (fit * workers))
         batch_size = 16 if together else min(fit, max(2, math.ceil(len(stiff) / (rounds * workers))))
@@ -190,5 +201,5 @@ def predict_strain(
             fields = model(indicators, return_iterates=True) if return_iterates else [model(indicators)]
         return torch.stack([field.float().cpu()[:, 0] for field in fields])  # (passes or 1, b, N1, N2, N3)
 
-    fields = torch.cat(list(cores.map_on_cores(predict, stiff.split(batch_size), workers)), dim=1)
+    fields = torch.cat(list(cores.map_on_cores(predict, stiff.split(batch_size), workers)), dim=1)  # (passes, B, N...)
     return fields if return_iterates else fields[0]

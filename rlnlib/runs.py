@@ -13,7 +13,7 @@ import torch
 
 from rlnlib._files import write_atomically, writing
 
-CHECKPOINT, HISTORY = "checkpoint.pt", "history.csv"
+CHECKPOINT, LEARNING_CURVE = "checkpoint.pt", "learning_curve.csv"
 #: What a checkpoint holds: recipe, network and data by which a run is known, and where it stands.
 PARTS = {"config", "model", "data", "state", "weights", "optimizer"}
 
@@ -32,7 +32,15 @@ class Unfinished(Exception):
 
 
 def write_checkpoint(folder: Path, saved: dict) -> None:
-    """Write the checkpoint of a run, whole or not at all. Raises OSError, with what to do, where there is no room."""
+    """Write the checkpoint of a run, whole or not at all, with its checksum.
+
+    Args:
+        folder: of the run.
+        saved: what :data:`PARTS` names.
+
+    Raises:
+        OSError: where the folder cannot be written.
+    """
     content = io.BytesIO()
     torch.save(saved, content)
     body = content.getvalue()
@@ -42,6 +50,12 @@ def write_checkpoint(folder: Path, saved: dict) -> None:
 
 def read_checkpoint(folder: Path) -> dict:
     """Read the checkpoint of a run.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        What :data:`PARTS` names, on the CPU.
 
     Raises:
         OSError: if there is none, or a bit of it is not what was written; torch itself would not notice that.
@@ -54,7 +68,7 @@ def read_checkpoint(folder: Path) -> dict:
         if zlib.crc32(content[:-4]) != int.from_bytes(content[-4:], "little"):
             raise ValueError("its checksum is not that of its content")
         saved = torch.load(io.BytesIO(content[:-4]), map_location="cpu", weights_only=True)
-        if not isinstance(saved, dict) or saved.keys() != PARTS:
+        if not isinstance(saved, dict) or saved.keys() != PARTS or "learning_curve" not in saved["state"]:
             raise ValueError("it does not hold what a checkpoint of this version holds")
     except Exception as error:  # torch raises many types
         raise OSError(
@@ -65,7 +79,14 @@ def read_checkpoint(folder: Path) -> dict:
 
 
 def read_matching_checkpoint(folder: Path, run: dict) -> dict | None:
-    """Read the checkpoint of a run with the given network, recipe and data; None where there is none.
+    """Read the checkpoint of a folder, if it is that of the given run.
+
+    Args:
+        folder: of the run.
+        run: its "config", "model" and "data", as a checkpoint has them.
+
+    Returns:
+        What :func:`read_checkpoint` returns; None where the folder has no checkpoint.
 
     Raises:
         OSError: if the folder holds another run, or a damaged one.
@@ -95,7 +116,16 @@ def _differences(there: dict, wanted: dict) -> str:
 
 
 def describe_data(stiff: torch.Tensor, strain: torch.Tensor, data) -> dict:
-    """Say which cells and strains they are: their number, size and hash, and with what they were made, if known."""
+    """Say which cells and strains a run was trained with.
+
+    Args:
+        stiff: (n, N, N, N).
+        strain: (n, N, N, N).
+        data: what the caller gave for them; its ``parameters``, if it has any, say with what they were made.
+
+    Returns:
+        Number, size and hash of the cells, and "made" where it is known.
+    """
     digest = hashlib.sha256()
     for field in (stiff.to(torch.uint8), strain):
         digest.update(field.contiguous().numpy().data)
@@ -103,8 +133,19 @@ def describe_data(stiff: torch.Tensor, strain: torch.Tensor, data) -> dict:
     return {"cells": len(stiff), "size": list(stiff.shape[1:]), "sha256": digest.hexdigest(), **made}
 
 
-def read_history(folder, name: str = HISTORY) -> list[dict[str, float]]:
-    """Read the learning curve that a run left in its folder, one dict an epoch. Raises OSError for another table."""
+def read_learning_curve(folder, name: str = LEARNING_CURVE) -> list[dict[str, float]]:
+    """Read the learning curve that a run left in its folder.
+
+    Args:
+        folder: where it lies.
+        name: of the file.
+
+    Returns:
+        One dict an epoch: number, training loss, validation error, learning rate, seconds.
+
+    Raises:
+        OSError: where there is none, or another table.
+    """
     path = Path(folder) / name
     with open(path, newline="", encoding="utf-8") as file:
         try:
@@ -113,12 +154,20 @@ def read_history(folder, name: str = HISTORY) -> list[dict[str, float]]:
             raise OSError(f"{path} is not a table of numbers ({error}).") from error
 
 
-def write_history(path, history: list[dict]) -> None:
-    """Write what :func:`read_history` reads; a file that holds it already is left alone."""
+def write_learning_curve(path, learning_curve: list[dict]) -> None:
+    """Write what :func:`read_learning_curve` reads; a file that holds it already is left alone.
+
+    Args:
+        path: the file.
+        learning_curve: one dict an epoch, at least one.
+
+    Raises:
+        OSError: where it cannot be written.
+    """
     table = io.StringIO()
-    writer = csv.DictWriter(table, history[0])
+    writer = csv.DictWriter(table, learning_curve[0])
     writer.writeheader()
-    writer.writerows(history)
+    writer.writerows(learning_curve)
     content, path = table.getvalue().encode(), Path(path)
     if not path.exists() or path.read_bytes() != content:
         with writing(path):

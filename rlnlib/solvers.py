@@ -19,7 +19,7 @@ from rlnlib import _checks
 
 
 def recurrence(proximals, reference: torch.Tensor, history: int = 0) -> Iterator[torch.Tensor]:
-    """The loop of Fig. 2a, y_i = y_R + f_i(y_{i-1}, y_{i-2}, ...; m) (eq. 22), from y_0 = y_R.
+    """The loop of Fig. 2a, y_i = y_R + f_i(y_{i-1}, y_{i-2}, ...; m), from y_0 = y_R.
 
     Fixed-point and gradient schemes differ from the learned ones only in f_i.
 
@@ -34,7 +34,7 @@ def recurrence(proximals, reference: torch.Tensor, history: int = 0) -> Iterator
     """
     past = [reference] + [torch.zeros_like(reference)] * history
     for proximal in proximals:
-        past = [reference + proximal(past), *past][: 1 + history]
+        past = [reference + proximal(past), *past][: 1 + history]  # eq. 22
         yield past[0]
 
 
@@ -155,7 +155,14 @@ Proximal = Callable[[list[torch.Tensor]], torch.Tensor]
 
 
 def moulinec(equation: FixedPointEquation) -> Proximal:
-    """f^M(y) = -sum_h Gamma^h * (m^h y), so that y_i = Phi(y_{i-1}) (Moulinec & Suquet 1998)."""
+    """f^M(y) = -sum_h Gamma^h * (m^h y), so that y_i = Phi(y_{i-1}) (Moulinec & Suquet 1998).
+
+    Args:
+        equation: y = Phi(y).
+
+    Returns:
+        f, for :func:`recurrence` and :func:`iterate`.
+    """
     return lambda past: equation.perturbation(past[0])  # eq. 25
 
 
@@ -209,6 +216,13 @@ def anderson(equation: FixedPointEquation, depth: int = 5) -> Proximal:
 
     Use each f for one run: it remembers those steps.
 
+    Args:
+        equation: y = Phi(y).
+        depth: How many earlier steps are mixed in.
+
+    Returns:
+        f, for :func:`recurrence` and :func:`iterate`.
+
     Raises:
         ValueError: For a depth below 1.
     """
@@ -224,11 +238,11 @@ def anderson(equation: FixedPointEquation, depth: int = 5) -> Proximal:
         changes = [new - old for old, new in itertools.pairwise(residuals)]
         if changes:
             gram = torch.stack([torch.stack([inner(a, b) for b in changes], -1) for a in changes], -2)  # (B, D, D)
-            slope = torch.stack([inner(a, residuals[-1]) for a in changes], -1)
+            slope = torch.stack([inner(a, residuals[-1]) for a in changes], -1)  # (B, D)
             scale = gram.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(gram.dtype).tiny).rsqrt()
-            scaled = scale[..., None] * gram * scale[..., None, :]
+            scaled = scale[..., None] * gram * scale[..., None, :]  # (B, D, D)
             inverse = torch.linalg.pinv(scaled, rtol=1e-12, hermitian=True)
-            weights = scale * (inverse @ (scale * slope)[..., None])[..., 0]
+            weights = scale * (inverse @ (scale * slope)[..., None])[..., 0]  # (B, D)
             for n, (old, new) in enumerate(itertools.pairwise(images)):
                 mixed = mixed - over_cells(weights[:, n], mixed) * (new - old)
         return mixed
@@ -269,39 +283,39 @@ def iterate(
     best = equation.reference  # F(y_0; m) = y (eq. 21) starts from y_0 = y_R
     first = norm(equation.residual(best))
     threshold = torch.maximum(stopping.threshold(first), _ROUNDING[best.dtype] * norm(best))
-    least, history = first.clone(), [first]
+    least, sizes = first.clone(), [first]
     iterations = torch.zeros_like(first, dtype=torch.int64)
     active = first > threshold
     passes = (proximal for _ in range(stopping.max_iterations))
     if bool(active.any()):
         for y in recurrence(passes, equation.reference):
-            size = norm(equation.residual(y))
+            size = norm(equation.residual(y))  # (B,)
             iterations += active
-            history.append(torch.where(active, size, torch.nan))
+            sizes.append(torch.where(active, size, torch.nan))
             if watch:
-                watch(len(history) - 1, float((size / first)[active].max()))
+                watch(len(sizes) - 1, float((size / first)[active].max()))
             better = active & (size < least)
             best, least = torch.where(over_cells(better, y), y, best), torch.where(better, size, least)
             active = active & (size > threshold) & (size < _DIVERGED * first)
             if not bool(active.any()):
                 break
     scale = torch.where(first > threshold, first, 1)
-    residuals = torch.stack(history, 1) / scale[:, None]
+    residuals = torch.stack(sizes, 1) / scale[:, None]  # (B, I + 1)
     return best, Statistics(least <= threshold, iterations, residuals, least / scale)
 
 
 def _ratio(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a / b for each cell; 0 where b is not positive, as for a cell that is solved exactly."""
+    """Divide a by b for each cell; 0 where b is not positive, as for a cell that is solved exactly. Shape: (B,)."""
     return torch.where(b > 0, a / torch.where(b > 0, b, 1), 0)
 
 
 def over_cells(value: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
-    """One value for each cell, shaped to multiply a field. Shape: (B,), (B, ...) -> (B, 1, ...)."""
+    """Shape one value for each cell so that it multiplies a field. Shape: (B,), (B, ...) -> (B, 1, ...)."""
     return value.view(-1, *(1,) * (field.ndim - 1))
 
 
 def concatenate(parts: list[Solution]) -> Solution:
-    """One solution from those of consecutive parts of a batch."""
+    """Join the solutions of consecutive parts of a batch."""
     if len(parts) == 1:
         return parts[0]
     length = max(part.residuals.shape[1] for part in parts)
@@ -314,7 +328,7 @@ def concatenate(parts: list[Solution]) -> Solution:
 
 
 def warn_of_failures(solution: Solution | Statistics, stopping: StoppingRule) -> None:
-    """One warning that names the cells without convergence, how far they came and what helps."""
+    """Warn once, with the cells that did not converge, how far they came and what helps."""
     failed = torch.nonzero(~solution.converged).flatten().tolist()
     if failed:
         shown = ", ".join(

@@ -24,13 +24,11 @@ from rlnlib._files import locked, writing
 from rlnlib.fast.processes import fast_precision, longest, mean_over_processes, start
 from rlnlib.metrics import mase
 from rlnlib.rln import RLN, phase_indicators, predict_strain
-from rlnlib.runs import CHECKPOINT, HISTORY, Unfinished, read_history, write_history
 
-__all__ = ["CHECKPOINT", "HISTORY", "LOSSES", "TrainingConfig", "Unfinished", "fast_precision", "pass_errors"]
-__all__ += ["read_history", "read_run", "step", "train", "training_loss", "write_history"]
+__all__ = ["LOSSES", "TrainingConfig", "fast_precision", "pass_errors", "read_run", "step", "train", "training_loss"]
 
 LOSSES = ("mse", "rmse", "mae")
-#: Where a run stands: whole epochs, batches of the next one, what was summed over them, and what was best so far.
+#: Where a new run stands: epochs done, batches of the present one, the loss and the cells summed over them, time.
 _START: dict[str, Any] = {"epoch": 0, "batch": 0, "loss_sum": 0.0, "seen": 0, "seconds": 0.0, "out_of_time": False}
 
 
@@ -134,12 +132,13 @@ def train(
             that gives such a pair; held on the device.
         validation_set: the same.
         config: the recipe.
-        folder: receives a checkpoint after each epoch and every ``config.checkpoint_minutes``, and ``history.csv``.
-            A folder with a checkpoint is resumed, and a finished one only read.
+        folder: receives a checkpoint after each epoch and every ``config.checkpoint_minutes``, and
+            ``learning_curve.csv``. A folder with a checkpoint is resumed, and a finished one only read.
         device: "auto", "cpu" or "cuda".
         progress: show a bar.
-        slice_minutes: time of this call, after which an unfinished run is saved and :class:`Unfinished` raised; one
-            step is made in any case. It is no part of the recipe: so a long run fits into short leases of a machine.
+        slice_minutes: time of this call, after which an unfinished run is saved and :class:`rlnlib.runs.Unfinished`
+            raised; one step is made in any case. It is no part of the recipe: so a long run fits into short leases of a
+            machine.
 
     Returns:
         The learning curve: one dict an epoch.
@@ -161,7 +160,7 @@ def train(
     if slice_minutes is not None and (not isinstance(slice_minutes, (int, float)) or math.isnan(slice_minutes)):
         raise ValueError(f"slice_minutes must be a number of minutes; it is {slice_minutes!r}.")
     folder = _checks.as_path(folder, "folder")
-    run = {"config": asdict(config), "model": model.config}  # by which the folder knows the run
+    run = {"config": asdict(config), "model": model.config}  # the folder is held to these, and to the data
     run["data"] = {
         "train": runs.describe_data(stiff, strain, train_set),
         "validation": runs.describe_data(*held_out, validation_set),
@@ -175,13 +174,13 @@ def train(
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(folder))
-        state: dict[str, Any] = {**_START, "history": [], "best_error": math.inf, "best": {}}
+        state: dict[str, Any] = {**_START, "learning_curve": [], "best_error": math.inf, "best": {}}
         if before := runs.read_matching_checkpoint(folder, run):
             network.load_state_dict(before["weights"])
             optimizer.load_state_dict(before["optimizer"])
             state = before["state"]
-        if fabric.is_global_zero and state["history"]:
-            write_history(folder / HISTORY, state["history"])  # a kill may have come between the two files
+        if fabric.is_global_zero and state["learning_curve"]:  # a kill may have come between the two files
+            runs.write_learning_curve(folder / runs.LEARNING_CURVE, state["learning_curve"])
         stiff, strain = fabric.to_device((stiff, strain))
         step_size = config.batch_size * fabric.world_size
         batches = math.ceil(len(stiff) / step_size)
@@ -203,8 +202,8 @@ def train(
             if fabric.is_global_zero:
                 tensors = {"weights": network.state_dict(), "optimizer": optimizer.state_dict()}
                 runs.write_checkpoint(folder, {**run, "state": state, **tensors})
-                if state["history"]:
-                    write_history(folder / HISTORY, state["history"])
+                if state["learning_curve"]:
+                    runs.write_learning_curve(folder / runs.LEARNING_CURVE, state["learning_curve"])
             fabric.barrier()
             return time.monotonic()
 
@@ -220,14 +219,14 @@ def train(
                     done = number / (config.epochs * batches)
                     if config.max_minutes is not None and state["seconds"] > 60 * config.max_minutes * done:
                         done = state["seconds"] / (60 * config.max_minutes)
-                        bar.total = max(number + 1, round(number / done))  # what the minutes leave time for
+                        bar.total = max(number + 1, round(number / done))  # as many batches as the minutes allow
                     if done >= 1:
                         state["out_of_time"] = True
                         break
                     spent = state["seconds"] - (entered - started)
                     if slice_minutes is not None and number > begin and spent > 60 * slice_minutes:
                         save()
-                        raise Unfinished(done, state["seconds"])
+                        raise runs.Unfinished(done, state["seconds"])
                     for group in optimizer.param_groups:
                         group["lr"] = _rate(config, done)
                     chosen = order[state["batch"] * step_size : (state["batch"] + 1) * step_size]
@@ -244,20 +243,23 @@ def train(
                     state["seen"] += len(chosen)
                     if longest(fabric, time.monotonic() - saved) > 60 * config.checkpoint_minutes:
                         saved = save()
-                if state["seen"] or not state["history"]:
+                if state["seen"] or not state["learning_curve"]:
                     check_finite()  # before the evaluation, which refuses NaN
                     _finish_epoch(fabric, network, held_out, config, state, optimizer.param_groups[0]["lr"])
                     loss_sum.zero_()
-                bar.set_postfix(validation_mase=f"{state['history'][-1]['validation_mase']:.2f} %")
+                bar.set_postfix(validation_mase=f"{state['learning_curve'][-1]['validation_mase']:.2f} %")
                 saved = save()
     network.load_state_dict(state["best"])
-    return state["history"]
+    return state["learning_curve"]
 
 
 def pass_errors(iterates: list[torch.Tensor], target: torch.Tensor, kind: str) -> torch.Tensor:
-    """Mean square error of each pass, mean absolute error for "mae". Shape: N fields (B, 1, N1, N2, N3) -> (N,)."""
+    """Mean square error of each pass, mean absolute error for ``kind="mae"``.
+
+    Shape: N fields (B, 1, N1, N2, N3), one such field -> (N,).
+    """
     differences = [iterate - target for iterate in iterates]
-    return torch.stack([(d.abs() if kind == "mae" else d.square()).mean() for d in differences])
+    return torch.stack([(d.abs() if kind == "mae" else d.square()).mean() for d in differences])  # (N,)
 
 
 def training_loss(errors: torch.Tensor, mean_strain, kind: str, weights=None) -> torch.Tensor:
@@ -286,14 +288,15 @@ def read_run(folder, proximal=None) -> tuple[RLN, TrainingConfig, list[dict]]:
         ValueError: for a network that is not the library's and not passed.
     """
     saved = runs.read_checkpoint(Path(folder))
-    if not saved["state"]["history"]:
+    if not saved["state"]["learning_curve"]:
         raise OSError(f"The run in {folder} has not finished an epoch yet.")
     model = RLN.from_config(saved["model"], proximal)
     model.load_state_dict(saved["state"]["best"])
-    return model.eval(), TrainingConfig(**saved["config"]), saved["state"]["history"]
+    return model.eval(), TrainingConfig(**saved["config"]), saved["state"]["learning_curve"]
 
 
 def _finish_epoch(fabric, network, held_out, config, state, rate) -> None:
+    """Measure the validation error, keep the weights if they are the best, and begin the next epoch in ``state``."""
     share = slice(fabric.global_rank, None, fabric.world_size)
     dtype = torch.bfloat16 if config.precision == "bf16-mixed" else torch.float32
     cells, target = held_out[0][share], held_out[1][share]
@@ -310,7 +313,7 @@ def _finish_epoch(fabric, network, held_out, config, state, rate) -> None:
     if error < state["best_error"]:
         state["best_error"] = error
         state["best"] = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-    state["history"].append(row)
+    state["learning_curve"].append(row)
     state.update(epoch=state["epoch"] + 1, batch=0, loss_sum=0.0, seen=0)
 
 
@@ -323,6 +326,7 @@ def _rate(config: TrainingConfig, done: float) -> float:
 
 
 def _generator(*key: int) -> torch.Generator:
+    """Make a generator that depends on these numbers alone."""
     seed = 0
     for part in key:
         seed = (seed * 1_000_003 + part + 1) % 2**63
@@ -330,6 +334,7 @@ def _generator(*key: int) -> torch.Generator:
 
 
 def _pair(name: str, data) -> tuple[torch.Tensor, torch.Tensor]:
+    """Check a data set. Shape: -> stiff and strain_xx (n, N, N, N), on the CPU. Raises ValueError."""
     stiff, strain = data.tensors() if hasattr(data, "tensors") and callable(data.tensors) else _checks.pair(name, data)
     stiff, strain = _checks.as_tensor(stiff, name), _checks.as_tensor(strain, name)
     if stiff.ndim != 4 or stiff.shape != strain.shape or len(stiff) == 0:

@@ -54,7 +54,17 @@ def save_weights(path, model: RLN | InformedRLN, **about) -> None:
 
 
 def read_header(path) -> dict:
-    """Read everything that a weight file says about itself. Raises OSError if it is missing or damaged."""
+    """Read everything that a weight file says about itself.
+
+    Args:
+        path: the file.
+
+    Returns:
+        "config" of the network, and what :func:`save_weights` was given.
+
+    Raises:
+        OSError: if it is missing or damaged.
+    """
     return _read(path)[0]
 
 
@@ -65,6 +75,9 @@ def load_weights(path, proximal: str | Callable[[int], nn.Module] | None = None)
         path: the file.
         proximal: for a network that is not the library's: the function or class that makes it. The word of a file
             alone does not have a module imported.
+
+    Returns:
+        The model.
 
     Raises:
         OSError: if the file is missing or damaged, or its weights are not finite or not those of its network.
@@ -92,18 +105,20 @@ def _made(family, config, tensors, proximal, path) -> RLN | InformedRLN:
             raise ValueError(f"it has {len(tensors)} arrays for {passes} passes")
         return InformedRLN(**config) if family is InformedRLN else RLN.from_config(config, proximal)
     except (ValueError, TypeError) as error:
-        if own or proximal is not None:  # a question to the caller
+        if own or proximal is not None:  # not the file's fault: the caller has to pass another network
             raise
         raise OSError(f"{path} does not describe a network of this library: {error}") from error
 
 
 def _finite(tensors: dict[str, torch.Tensor], where: str) -> None:
+    """Refuse weights that are not finite. Raises ValueError."""
     for name, value in tensors.items():
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{name} of {where} holds NaN or infinity.")
 
 
 def _read(path) -> tuple[dict, dict]:
+    """Read header and tensors of a weight file. Raises OSError."""
     path = _checks.as_path(path)
     if not path.exists():
         raise FileNotFoundError(f"No weights {path}: check the name, or train them with rlnlib.training.train.")
@@ -138,6 +153,9 @@ def load_pretrained(kind, contrast=None, size=DEFAULT_SIZE, proximal=None):
         size: edge of the cells for which it was trained, in voxels.
         proximal: for a network of yours that you shipped: the function or class that makes it.
 
+    Returns:
+        The model, on the CPU, in evaluation mode.
+
     Raises:
         ValueError: for what is not shipped.
         OSError: if the file does not match its hash.
@@ -156,11 +174,14 @@ def shipped(size: int = DEFAULT_SIZE) -> list[tuple[str, float]]:
 
 
 def catalogue() -> list[dict]:
-    """List all shipped networks for one contrast: kind, contrast, size of the cells, file and sha256; the smallest
-    cells first."""
+    """List the shipped networks that hold for one contrast, those for the smallest cells first.
+
+    Returns:
+        For each: "kind", "contrast", "size" of the cells, "file" and "sha256".
+    """
     order = list(KINDS)
 
-    def place(entry):
+    def place(entry):  # the paper's kinds in its order, then others by name
         kind = entry["kind"]
         return entry["size"], entry["contrast"], order.index(kind) if kind in order else len(order), kind
 
@@ -173,9 +194,16 @@ def shipped_name(kind: str, contrast: float, size: int = DEFAULT_SIZE) -> str:
 
 
 def ship(path) -> str:
-    """Copy a weight file into ``data/pretrained`` and list it in the manifest; returns its name there.
+    """Copy a weight file into ``data/pretrained`` and list it in the manifest.
 
-    Raises ValueError if its header does not say the kind, the contrast and the size of the cells.
+    Args:
+        path: the file.
+
+    Returns:
+        Its name there.
+
+    Raises:
+        ValueError: if its header does not say the kind, the contrast and the size of the cells.
     """
     header, content = read_header(path), Path(path).read_bytes()
     about: dict
@@ -220,6 +248,7 @@ def _checked(kind: str, contrast: float | None, size: int) -> Path:
 
 
 def _manifest() -> dict[str, dict]:
+    """Read the manifest: what is shipped, by name. Raises OSError."""
     path = PRETRAINED / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))

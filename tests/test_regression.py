@@ -36,18 +36,18 @@ def test_the_fit_is_that_of_least_squares_on_the_voxels():
 def test_two_phases_share_their_kernel_as_they_do_with_the_medium_in_the_middle():
     """Only k^1 - k^0 can be learned; the least norm gives each phase half, as C^R in the middle of both does."""
     cells = rlnlib.generate_cells(12, size=6, grain_size=(1, 3), seed=3)
-    phases = rln.phase_indicators(cells, torch.float64)
+    indicators = rln.phase_indicators(cells, torch.float64)
     strain = rlnlib.solve_strain(cells, 3.0, rtol=1e-8).strain[:, :1] - 1
-    soft, stiff = regression.fit_kernels(phases, strain)[0]
+    soft, stiff = regression.fit_kernels(indicators, strain)[0]
     assert (soft + stiff).abs().max() < 1e-10 < stiff.abs().max()
 
 
 def test_at_weak_contrast_the_learned_kernel_is_that_of_the_equation():
     contrast = 1.001
     cells = rlnlib.generate_cells(40, size=6, grain_size=(1, 3), seed=3)
-    phases = rln.phase_indicators(cells, torch.float64)
+    indicators = rln.phase_indicators(cells, torch.float64)
     strain = rlnlib.solve_strain(cells, contrast, rtol=1e-11).strain[:, :1] - 1
-    learned = regression.fit_kernels(phases, strain)[0]
+    learned = regression.fit_kernels(indicators, strain)[0]
     operator = green.GreenOperator((6, 6, 6), "bbar", (1 + contrast) / 2, 0.3)
     gamma = lippmann_schwinger.phase_kernels(operator, [(1.0, 0.3), (contrast, 0.3)])[:, 0, 0]
     gamma = gamma - gamma.mean((1, 2, 3), keepdim=True)

@@ -2,17 +2,14 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import yaml
 
 import pages
-from rlnlib import reproduce, weight_files
+from rlnlib import reproduce, runs, weight_files
 from rlnlib.reproduce import PROFILES, Profile, Stage
 from rlnlib.training import TrainingConfig
 
-ROOT = Path(__file__).resolve().parents[1]
 DATA = {"n": 20, "size": 6, "repeats": 5, "grain_size": (1, 3)}
 PROFILE = Profile((Stage(DATA, TrainingConfig(epochs=2, batch_size=8, loss="rmse", augment=True)),))
 #: Small cells, then larger ones of an odd size, for two kinds of networks.
@@ -113,16 +110,6 @@ def test_a_training_in_stages_goes_from_small_cells_to_large_ones_and_survives_c
     assert "fln - rln-t" in reproduce.table(whole)
 
 
-def test_the_profiles_are_those_of_the_notebooks():
-    """Cells, epochs and batches; so a chapter and the command can be compared."""
-    for path in (ROOT / "notebooks" / "profiles").glob("*.yml"):
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        stage = PROFILES[path.stem].stages[-1]
-        cells = [round(stage.data["n"] * part) for part in (0.4, 0.2)]
-        assert [settings["n_train"], settings["training_size"]] == [cells[0], stage.data["size"]]
-        assert [settings["epochs"], settings["batch_size"]] == [stage.config.epochs, stage.config.batch_size]
-
-
 def test_table_1_presents_as_many_cells_to_each_network():
     """The paper's cells and split in the last stage, 20,480 presentations of them or more."""
     profile = PROFILES["table-1"]
@@ -160,7 +147,7 @@ def test_two_processes_make_the_steps_of_one_with_twice_the_batch(loss, tmp_path
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, *launcher, str(script), str(tmp_path / name), str(batch), loss]
         subprocess.run(command, check=True, env=environment, capture_output=True, timeout=200)
-        rows = reproduce.training.read_history(tmp_path / name)
+        rows = runs.read_learning_curve(tmp_path / name)
         return [row[key] for row in rows for key in ("training_loss", "validation_mase")]
 
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

@@ -19,29 +19,29 @@ def seeded():
 @pytest.mark.parametrize("kind", KINDS)
 def test_predictions_do_not_depend_on_the_batch_and_have_mean_one(kind, random_cells):
     model, cells = RLN(**KINDS[kind]), random_cells(3, 6, 6, 6)
-    phases = rln.phase_indicators(cells)
-    together = model(phases)
+    indicators = rln.phase_indicators(cells)
+    together = model(indicators)
     assert together.shape == (3, 1, 6, 6, 6)
-    assert torch.allclose(together[:1], model(phases[:1]), atol=1e-6)
+    assert torch.allclose(together[:1], model(indicators[:1]), atol=1e-6)
     assert (together.mean((1, 2, 3, 4)) - 1).abs().max() < 1e-6
 
 
 @torch.no_grad()
 def test_the_released_batch_mean_makes_cells_depend_on_their_mates(random_cells):
     model = RLN(passes=2, batch_mean=True)
-    phases = rln.phase_indicators(random_cells(1, 6, 6, 6, fraction=0.1))
-    mates = torch.cat([phases, rln.phase_indicators(torch.ones(1, 6, 6, 6, dtype=torch.bool))])
-    assert (model(mates)[0] - model(phases)[0]).abs().max() > 1e-5
+    indicators = rln.phase_indicators(random_cells(1, 6, 6, 6, fraction=0.1))
+    mates = torch.cat([indicators, rln.phase_indicators(torch.ones(1, 6, 6, 6, dtype=torch.bool))])
+    assert (model(mates)[0] - model(indicators)[0]).abs().max() > 1e-5
 
 
 @torch.no_grad()
 def test_iterates_are_returned_and_follow_the_recurrence(random_cells):
-    model, phases = RLN(passes=3, history=1), rln.phase_indicators(random_cells(2, 6, 6, 6))
-    iterates = model(phases, return_iterates=True)
-    assert len(iterates) == 3 and torch.equal(iterates[-1], model(phases))
+    model, indicators = RLN(passes=3, history=1), rln.phase_indicators(random_cells(2, 6, 6, 6))
+    iterates = model(indicators, return_iterates=True)
+    assert len(iterates) == 3 and torch.equal(iterates[-1], model(indicators))
     past = [torch.ones_like(iterates[0]), torch.zeros_like(iterates[0])]
     for network, iterate in zip(model.proximals, iterates, strict=True):
-        update = network(torch.cat([phases * past[0], phases * past[1]], 1))
+        update = network(torch.cat([indicators * past[0], indicators * past[1]], 1))
         past = [1 + update - update.mean((1, 2, 3, 4), keepdim=True), past[0]]
         assert torch.allclose(past[0], iterate, atol=1e-6)
 

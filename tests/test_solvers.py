@@ -79,9 +79,9 @@ def rate(contrast, reference, cells):
     equation = lippmann_schwinger.elastic_equation(cells, contrast, reference=reference)
     rule = solvers.StoppingRule(1e-9, max_iterations=400)
     _, statistics = solvers.iterate(equation, solvers.moulinec(equation), rule)
-    history = statistics.residuals[0]
+    residuals = statistics.residuals[0]
     last = int(statistics.iterations[0])
-    return float((history[last] / history[last - 10]) ** 0.1)
+    return float((residuals[last] / residuals[last - 10]) ** 0.1)
 
 
 def test_the_fixed_point_is_no_slower_than_theory_and_slower_with_another_reference(random_cells):

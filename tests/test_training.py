@@ -38,18 +38,18 @@ def model(kind="fln"):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_falls_and_the_best_epoch_is_kept(kind, loss, sets, tmp_path):
     network = model(kind)
-    history = train(network, *sets, dataclasses.replace(CONFIG, loss=loss, epochs=6), tmp_path, device="cpu")
-    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5, 6]
-    assert history[-1]["training_loss"] < 0.9 * history[0]["training_loss"]
+    curve = train(network, *sets, dataclasses.replace(CONFIG, loss=loss, epochs=6), tmp_path, device="cpu")
+    assert [row["epoch"] for row in curve] == [1, 2, 3, 4, 5, 6]
+    assert curve[-1]["training_loss"] < 0.9 * curve[0]["training_loss"]
     error = float(rlnlib.mase(rlnlib.predict_strain(network, sets[1][0]), sets[1][1]).mean())
-    assert error == pytest.approx(min(row["validation_mase"] for row in history), rel=1e-4)
-    for stored, row in zip(training.read_history(tmp_path), history, strict=True):
+    assert error == pytest.approx(min(row["validation_mase"] for row in curve), rel=1e-4)
+    for stored, row in zip(runs.read_learning_curve(tmp_path), curve, strict=True):
         assert stored == pytest.approx(row)
 
 
 def test_learning_rate_falls_along_a_cosine(sets, tmp_path):
-    history = train(model(), *sets, CONFIG, tmp_path, device="cpu")
-    assert history[-1]["learning_rate"] < 0.02 * CONFIG.learning_rate
+    curve = train(model(), *sets, CONFIG, tmp_path, device="cpu")
+    assert curve[-1]["learning_rate"] < 0.02 * CONFIG.learning_rate
     assert training._rate(CONFIG, 0) == 2e-3
     assert training._rate(CONFIG, 0.5) == pytest.approx(1e-3, rel=1e-4)
     assert training._rate(CONFIG, 1) == pytest.approx(1e-8)
@@ -58,7 +58,7 @@ def test_learning_rate_falls_along_a_cosine(sets, tmp_path):
 def test_the_bar_counts_down_to_the_minutes(sets, tmp_path, capsys):
     """What remains is the time that the recipe leaves, not that of epochs which it cuts off; a resumed run too."""
     config = dataclasses.replace(CONFIG, epochs=100_000, max_minutes=0.05)
-    with pytest.raises(training.Unfinished):
+    with pytest.raises(runs.Unfinished):
         train(model(), *sets, config, tmp_path, device="cpu", progress=True, slice_minutes=0.025)
     train(model(), *sets, config, tmp_path, device="cpu", progress=True)
     remaining = re.findall(r"<(?:(\d+):)?(\d+):(\d+),", capsys.readouterr().err)
@@ -101,11 +101,11 @@ def test_a_killed_and_resumed_run_equals_an_undisturbed_one(control, code, outco
 
 def test_a_finished_run_is_only_read(sets, tmp_path):
     first = model()
-    history = train(first, *sets, CONFIG, tmp_path, device="cpu")
-    stamp = (tmp_path / training.CHECKPOINT).stat().st_mtime_ns
+    curve = train(first, *sets, CONFIG, tmp_path, device="cpu")
+    stamp = (tmp_path / runs.CHECKPOINT).stat().st_mtime_ns
     again = RLN(**KINDS["fln"])
-    assert train(again, *sets, CONFIG, tmp_path, device="cpu") == history
-    assert (tmp_path / training.CHECKPOINT).stat().st_mtime_ns == stamp
+    assert train(again, *sets, CONFIG, tmp_path, device="cpu") == curve
+    assert (tmp_path / runs.CHECKPOINT).stat().st_mtime_ns == stamp
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 
@@ -115,7 +115,7 @@ def test_a_run_with_another_recipe_or_a_damaged_checkpoint_is_refused(sets, tmp_
         train(model(), *sets, dataclasses.replace(CONFIG, seed=1), tmp_path, device="cpu")
     with pytest.raises(OSError, match=r"another network \(passes 1 there, 5 here; tied"):
         train(model("rln-t"), *sets, CONFIG, tmp_path, device="cpu")
-    checkpoint = tmp_path / training.CHECKPOINT
+    checkpoint = tmp_path / runs.CHECKPOINT
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(OSError, match="damaged"):
         train(model(), *sets, CONFIG, tmp_path, device="cpu")
@@ -144,7 +144,7 @@ def test_a_run_with_other_data_is_refused_with_what_differs(tmp_path):
 def test_a_checkpoint_of_which_a_bit_has_flipped_is_neither_read_nor_resumed(sets, tmp_path):
     """torch.load alone notices one in forty; the untouched file is read."""
     train(model(), *sets, dataclasses.replace(CONFIG, epochs=1), tmp_path, device="cpu")
-    checkpoint = tmp_path / training.CHECKPOINT
+    checkpoint = tmp_path / runs.CHECKPOINT
     content = checkpoint.read_bytes()
     for place in range(7, len(content), len(content) // 60):
         checkpoint.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
@@ -156,8 +156,11 @@ def test_a_checkpoint_of_which_a_bit_has_flipped_is_neither_read_nor_resumed(set
     assert len(training.read_run(tmp_path)[2]) == 1
 
 
-def test_a_checkpoint_without_its_parts_is_refused_in_words(tmp_path):
-    runs.write_checkpoint(tmp_path, {"model": {}, "config": {}})
+@pytest.mark.parametrize(
+    "saved", [{"model": {}, "config": {}}, {**dict.fromkeys(runs.PARTS), "state": {"history": []}}]
+)
+def test_a_checkpoint_without_its_parts_is_refused_in_words(saved, tmp_path):
+    runs.write_checkpoint(tmp_path, saved)
     with pytest.raises(OSError, match="does not hold what a checkpoint"):
         training.read_run(tmp_path)
 
@@ -172,29 +175,29 @@ def test_numbers_of_numpy_in_a_recipe_or_a_network_are_stored_as_pythons_own(set
         network = RLN(passes=np.int64(1), tied=np.bool_(False), history=np.int32(2))
         return network, train(network, *sets, config, tmp_path, device="cpu")
 
-    _, history = run()
+    _, curve = run()
     network, again = run()
-    assert again == history
+    assert again == curve
     rlnlib.weight_files.save_weights(tmp_path / "weights.safetensors", network)
     assert rlnlib.weight_files.load_weights(tmp_path / "weights.safetensors").config == network.config
 
 
 @pytest.mark.parametrize("left", ["nothing", "a row less"])
-def test_a_history_that_a_kill_left_short_is_written_again(left, sets, tmp_path):
-    history = train(model(), *sets, CONFIG, tmp_path, device="cpu")
-    table = tmp_path / training.HISTORY
+def test_a_learning_curve_that_a_kill_left_short_is_written_again(left, sets, tmp_path):
+    curve = train(model(), *sets, CONFIG, tmp_path, device="cpu")
+    table = tmp_path / runs.LEARNING_CURVE
     whole = table.read_text(encoding="utf-8")
     table.unlink()
     if left == "a row less":
         table.write_text("".join(whole.splitlines(keepends=True)[:-1]), encoding="utf-8")
     train(model(), *sets, CONFIG, tmp_path, device="cpu")
-    assert table.read_text(encoding="utf-8") == whole and len(training.read_history(tmp_path)) == len(history)
+    assert table.read_text(encoding="utf-8") == whole and len(runs.read_learning_curve(tmp_path)) == len(curve)
 
 
 def test_a_second_training_in_the_same_folder_is_refused_while_the_first_is_at_work(sets, tmp_path):
     with _files.locked(tmp_path), pytest.raises(OSError, match="Another process works in"):
         train(model(), *sets, CONFIG, tmp_path, device="cpu")
-    assert not (tmp_path / training.CHECKPOINT).exists()
+    assert not (tmp_path / runs.CHECKPOINT).exists()
     assert len(train(model(), *sets, CONFIG, tmp_path, device="cpu")) == CONFIG.epochs
 
 
@@ -240,11 +243,11 @@ def test_an_own_network_is_trained_cut_resumed_read_saved_loaded_and_scored(sets
     while True:
         again = own()
         try:
-            history = train(again, *sets, config, tmp_path / "cut", device="cpu", slice_minutes=0.0005)
+            curve = train(again, *sets, config, tmp_path / "cut", device="cpu", slice_minutes=0.0005)
             break
-        except training.Unfinished:
+        except runs.Unfinished:
             cuts += 1
-    assert cuts > 0 and [{**r, "seconds": 0} for r in history] == [{**r, "seconds": 0} for r in calm]
+    assert cuts > 0 and [{**r, "seconds": 0} for r in curve] == [{**r, "seconds": 0} for r in calm]
     with pytest.raises(ValueError, match="pass the function or class that makes it"):
         training.read_run(tmp_path / "cut")
     with pytest.raises(ValueError, match=r"not .*other_network"):
@@ -287,10 +290,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(spoile
 
 def test_time_runs_out_where_it_is_limited(sets, tmp_path):
     config = dataclasses.replace(CONFIG, epochs=100_000, max_minutes=0.05)
-    history = train(model(), *sets, config, tmp_path, device="cpu")
-    assert 1 <= len(history) < 100_000
-    assert history[-1]["learning_rate"] < 0.2 * CONFIG.learning_rate
-    assert train(model(), *sets, config, tmp_path, device="cpu") == history
+    curve = train(model(), *sets, config, tmp_path, device="cpu")
+    assert 1 <= len(curve) < 100_000
+    assert curve[-1]["learning_rate"] < 0.2 * CONFIG.learning_rate
+    assert train(model(), *sets, config, tmp_path, device="cpu") == curve
 
 
 def test_augmented_pairs_are_pairs(sets):

@@ -414,11 +414,11 @@ def test_a_failed_cell_is_named_and_its_iterate_kept(random_cells):
     assert (solution.strain[1, 0] - 1).abs().max() > 0.1
 
 
-def test_residual_history_starts_at_one_and_ends_below_the_tolerance(random_cells):
+def test_the_residuals_start_at_one_and_end_below_the_tolerance(random_cells):
     solution = rlnlib.solve_strain(random_cells(1, 6, 6, 6), 10.0, rtol=1e-6)
-    history = solution.residuals[0]
-    assert history[0] == 1 and len(history) == int(solution.iterations[0]) + 1
-    assert float(solution.residual[0]) <= 1e-6 < float(history[-2])
+    residuals = solution.residuals[0]
+    assert residuals[0] == 1 and len(residuals) == int(solution.iterations[0]) + 1
+    assert float(solution.residual[0]) <= 1e-6 < float(residuals[-2])
 
 
 @pytest.mark.parametrize(

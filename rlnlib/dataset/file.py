@@ -113,7 +113,7 @@ class Imported:
 
 
 def schema(made: Parameters | Imported) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of each field of a data set."""
+    """List shape and dtype of each field of a data set."""
     box = (made.size,) * 3
     kinds = {"stiff": ("u1", box), "strain_xx": ("f4", box), "grain_size": ("i8", (3,)), "crc32": ("u4", ())}
     kinds.update({name: ("u1", ()) for name in ("split", "split_by_design")})
@@ -124,7 +124,7 @@ def schema(made: Parameters | Imported) -> dict[str, tuple[tuple[int, ...], np.d
 
 
 def _reserve(path: Path, made: Parameters | Imported) -> None:
-    """Fail on a full disk now, with the system's word for it: HDF5 does so midway, and cannot close the file then."""
+    """Take the room on the disk first: on a full disk HDF5 fails midway, and cannot close the file then."""
     size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in schema(made).values())
     with open(path, "wb") as file:
         if hasattr(os, "posix_fallocate"):
@@ -157,7 +157,7 @@ def write(path: Path, made: Parameters | Imported, tables: dict, blocks: Iterabl
 
 
 def checksum(record: dict[str, np.ndarray]) -> int:
-    """Checksum of a record, over its fields in the order of their names."""
+    """Compute the checksum of a record, over its fields in the order of their names."""
     crc32 = 0
     for name in sorted(record):
         crc32 = zlib.crc32(np.ascontiguousarray(record[name]).tobytes(), crc32)
@@ -165,7 +165,7 @@ def checksum(record: dict[str, np.ndarray]) -> int:
 
 
 def parameters_of(file: h5py.File) -> Parameters | Imported:
-    """What an open data set was made with; ValueError where its text and the single numbers disagree."""
+    """Read what an open data set was made with. Raises ValueError where its text and its single numbers disagree."""
     known = json.loads(file.attrs["parameters"])
     made = Imported(**known) if "source" in known else Parameters(**known)
     for name, value in asdict(made).items():
@@ -175,7 +175,7 @@ def parameters_of(file: h5py.File) -> Parameters | Imported:
 
 
 def open_file(path: Path) -> h5py.File:
-    """The HDF5 file, open for reading. Raises OSError with the system's own reason, or with what the file shows."""
+    """Open an HDF5 file for reading. Raises OSError with the system's reason, or with what is wrong with the file."""
     if not path.exists():
         raise FileNotFoundError(f"No data set {path}: make it with `python -m rlnlib.dataset make {path} --n ...`.")
     try:
@@ -198,7 +198,7 @@ def open_file(path: Path) -> h5py.File:
 
 @contextmanager
 def opened(path):
-    """The file, open for reading; OSError, with what to do, if it is not a complete data set of this layout."""
+    """Open a data set for reading. Raises OSError, with what to do, if it is not complete or not of this layout."""
     path = _checks.as_path(path)
     with open_file(path) as file:
         try:
@@ -231,7 +231,7 @@ class Records:
         return len(self.tables["crc32"])
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """All fields of a record. Raises OSError where they do not match their checksum, or cannot be unpacked."""
+        """Read all fields of a record. Raises OSError where they do not match their checksum or cannot be unpacked."""
         try:
             record = {name: self._file[name][index] for name in self._fields}
             record.update({name: values[index] for name, values in self.tables.items() if name != "crc32"})

@@ -131,7 +131,7 @@ class Pair:
             yield np.ascontiguousarray(stiff, np.uint8), np.ascontiguousarray(strain, np.float32)
 
     def compare_with_ours(self, contrast: float, poisson: float) -> None:
-        """A UserWarning where the first strain field is far from our own solution of its cell."""
+        """Warn where the first strain field is far from our own solution of its cell."""
         stiff, strain = (field[:1] for field in next(self.records()))
         ours = voxel_fe.solve_strain(stiff, contrast, poisson, rtol=1e-4).strain[:, 0]
         error = float(metrics.mase(strain, ours)[0])

@@ -92,7 +92,7 @@ def make_dataset(path, n: int, *, device=None, block: int | None = None, progres
 
 
 def rank_of_process() -> tuple[int, int]:
-    """Number of this process and of all, as torchrun and ``fabric run`` say in the environment; (0, 1) without."""
+    """Read the number of this process, and of all, that torchrun or ``fabric run`` gave; (0, 1) without them."""
     ranks = _checks.from_environment("WORLD_SIZE", 1)
     rank = _checks.from_environment("RANK", 0, least=0)
     if rank >= ranks:
@@ -101,7 +101,7 @@ def rank_of_process() -> tuple[int, int]:
 
 
 def block_size(voxels: int, device: torch.device) -> int:
-    """How many cells solve_strain works on at once: with fewer in a block, some cores or units would wait.
+    """Choose as many cells as solve_strain works on at once: with fewer in a block, some cores or units would wait.
 
     Of small cells no more than 32 for each core, so that a block stays below a second.
     """
@@ -110,6 +110,7 @@ def block_size(voxels: int, device: torch.device) -> int:
 
 
 def _make_share(parts: Path, wanted: Parameters, missing, share: slice, block: int, device, progress: bool) -> None:
+    """Solve the missing records of this process, and save them block by block."""
     total = share.stop - share.start
     with tqdm(total=total, initial=total - len(missing), unit="cell", disable=not progress) as bar:
         for run in _runs(missing, block):
@@ -118,20 +119,20 @@ def _make_share(parts: Path, wanted: Parameters, missing, share: slice, block: i
 
 
 def _runs(missing: np.ndarray, block: int) -> list[np.ndarray]:
-    """The records of each block to make: consecutive, so that its file is named after the first and the last."""
+    """Group records into blocks of consecutive ones: the file of a block is named after its first and its last."""
     gaps = 1 + np.flatnonzero(np.diff(missing) > 1)
     runs = np.split(missing, gaps)
     return [part for run in runs for part in np.split(run, range(block, len(run), block)) if len(part)]
 
 
 def _design(parameters: Parameters) -> tuple[np.ndarray, np.ndarray]:
-    """Grain sizes and stiff fraction of each design point."""
+    """Draw grain sizes and stiff fraction of each design point."""
     points = parameters.n // parameters.repeats
     return microstructure.design(points, parameters.grain_size, parameters.stiff_fraction, parameters.seed)
 
 
 def design_tables(parameters: Parameters) -> dict[str, np.ndarray]:
-    """The fields of all records that need no solution."""
+    """Make the fields of all records that need no solution."""
     (sizes, fractions), n = _design(parameters), parameters.n
     points = np.arange(n) // parameters.repeats
     by_cell, by_design = draw_split(n, parameters.seed), draw_split(len(sizes), parameters.seed)[points]
@@ -139,7 +140,11 @@ def design_tables(parameters: Parameters) -> dict[str, np.ndarray]:
 
 
 def draw_split(n: int, seed: int) -> np.ndarray:
-    """40 % train, 20 % validation, the rest test, in random order. Shape: -> (n,) uint8, 0, 1, 2 as in SPLITS."""
+    """Draw 40 % of the records for training and 20 % for validation; the rest is for the test.
+
+    Returns:
+        The part of each record, as numbered in ``SPLITS``: (n,) uint8.
+    """
     kind = np.full(n, 2, dtype=np.uint8)
     kind[: round(0.6 * n)] = 1
     kind[: round(0.4 * n)] = 0
@@ -147,7 +152,7 @@ def draw_split(n: int, seed: int) -> np.ndarray:
 
 
 def solve(parameters: Parameters, records, device: torch.device) -> dict[str, np.ndarray]:
-    """Generate and solve the cells of some records: the fields that are no :func:`design_tables`."""
+    """Generate and solve the cells of some records: all fields but those of :func:`design_tables`."""
     sizes, fractions = _design(parameters)
 
     def generate(index):
@@ -172,13 +177,16 @@ def solve(parameters: Parameters, records, device: torch.device) -> dict[str, np
 
 
 def blocks(parts: Path) -> list[tuple[slice, Path]]:
-    """The finished blocks, by name: their records, and the file."""
+    """List the finished blocks: their records, and the file."""
     named = ((re.fullmatch(r"(\d+)-(\d+)", file.stem), file) for file in sorted(parts.glob("*-*.npz")))
     return [(slice(int(match[1]), int(match[2])), file) for match, file in named if match]
 
 
 def finished(parts: Path, wanted: Parameters, share: slice | None = None) -> np.ndarray:
-    """Which records are in finished blocks. Blocks of the ``share`` are read, and deleted where they are damaged."""
+    """Say which records are in finished blocks. Of this process's ``share``, read them, and delete the damaged ones.
+
+    Shape: -> (n,) bool.
+    """
     done = np.zeros(wanted.n, bool)
     for records, file in blocks(parts):
         mine = share is not None and records.start < share.stop and share.start < records.stop
@@ -190,19 +198,20 @@ def finished(parts: Path, wanted: Parameters, share: slice | None = None) -> np.
 
 
 def _key(parameters: Parameters) -> np.ndarray:
-    """What a block carries of the parameters that it was solved with."""
+    """Hash the parameters: a block carries it, so that it is never joined with those of another data set."""
     return np.frombuffer(hashlib.sha256(parameters.to_json().encode()).digest(), np.uint8)
 
 
 def _save_block(parts: Path, parameters: Parameters, records: np.ndarray, solved: dict[str, np.ndarray]) -> None:
+    """Write the solved fields of consecutive records as one block."""
     with replacing(parts / f"{records[0]:08d}-{records[-1] + 1:08d}.npz") as partial, open(partial, "wb") as file:
         np.savez(file, parameters=_key(parameters), **solved)  # type: ignore[arg-type]
 
 
 def _load_block(path: Path, records: slice, wanted: Parameters) -> dict[str, np.ndarray] | None:
-    """A finished block, or None if it has to be made (again). Reading checks the archive's own checksums.
+    """Read a finished block, by its checksums; None if it has to be made (again).
 
-    Raises OSError for a whole block that was solved with other parameters, or does not say with which.
+    Raises OSError for a sound block that was solved with other parameters, or does not say with which.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -224,6 +233,7 @@ def _load_block(path: Path, records: slice, wanted: Parameters) -> dict[str, np.
 
 
 def _is_made(path: Path, wanted: Parameters) -> bool:
+    """Say whether the data set is there. Raises OSError if it was made with other parameters."""
     if not path.exists():
         return False
     found = read_parameters(path)
@@ -236,6 +246,7 @@ def _is_made(path: Path, wanted: Parameters) -> bool:
 
 
 def _same_run(path: Path, wanted: Parameters) -> None:
+    """Note the parameters of a begun data set. Raises OSError if it was begun with others."""
     if not path.exists():
         write_atomically(path, wanted.to_json().encode())
     elif (found := path.read_text(encoding="utf-8", errors="replace")) != wanted.to_json():

@@ -12,7 +12,7 @@ from rlnlib.dataset.making import design_tables, solve
 
 
 def verify(path) -> list[int]:
-    """The records that do not match their checksum; empty if the file is sound.
+    """List the records that do not match their checksum; none if the file is sound.
 
     Raises:
         OSError: the file is not a data set, or is damaged outside of its records.
@@ -31,7 +31,7 @@ def verify(path) -> list[int]:
 
 
 def repair(path) -> list[int]:
-    """Compute the damaged records of a data set again; returns which they were.
+    """Compute the damaged records of a data set again, and return which they were.
 
     The file is written anew from its sound records and the new ones, and then takes the place of the old one.
 
@@ -83,7 +83,7 @@ def _is_sound(records: Records, index: int) -> bool:
 
 
 def _fits_ranges(made: Parameters, tables: dict[str, np.ndarray], sound: np.ndarray) -> bool:
-    """Whether the sound records are a Latin hypercube over the ranges of the parameters.
+    """Say whether the sound records are a Latin hypercube over the ranges of the parameters.
 
     In each of ``points`` equal parts of a range there is one point: the number below any bound is known to one, and
     to those that are damaged.

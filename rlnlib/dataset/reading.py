@@ -14,7 +14,7 @@ from rlnlib.dataset.file import SPLITS, Imported, Parameters, Records, open_file
 
 
 def read_parameters(path) -> Parameters | Imported:
-    """What a data set was made with. Raises OSError if ``path`` is not a complete data set."""
+    """Read what a data set was made with. Raises OSError if ``path`` is not a complete data set."""
     with opened(path) as file:
         return parameters_of(file)
 
@@ -76,7 +76,7 @@ class StrainDataset(Dataset):
         return {**self.__dict__, "_open": None}
 
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """All records at once. Shape: -> stiff (n, N, N, N) uint8, strain_xx (n, N, N, N) float32."""
+        """Read all records at once. Shape: -> stiff (n, N, N, N) uint8, strain_xx (n, N, N, N) float32."""
         if self._memory is not None:
             return self._memory
         stiff, strain = zip(*self.__getitems__(list(range(len(self)))), strict=True)

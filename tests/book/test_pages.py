@@ -226,8 +226,8 @@ def test_the_recipe_for_another_network_runs(tmp_path, monkeypatch):
     recipe = next(text for text in recipes() if "training.train" in text)
     names = {}
     exec(recipe, names)
-    assert len(names["history"]) == 5 and (tmp_path / "runs" / "my_network" / "history.csv").exists()
-    assert names["history"][-1]["validation_mase"] < names["history"][0]["validation_mase"]
+    assert len(names["learning_curve"]) == 5 and (tmp_path / "runs" / "my_network" / "learning_curve.csv").exists()
+    assert names["learning_curve"][-1]["validation_mase"] < names["learning_curve"][0]["validation_mase"]
 
 
 def test_papermill_recipes_name_notebooks_profiles_and_parameters_that_exist():

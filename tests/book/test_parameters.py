@@ -205,5 +205,8 @@ def test_a_profile_means_the_same_in_chapters_data_sets_and_the_whole_experiment
     values = project.read_yaml(runner.PROFILES / f"{name}.yml")
     data, (stage,) = dataset.PROFILES[name], reproduce.PROFILES[name].stages
     assert values["training_size"] == data["size"]
-    assert values["n_train"] == 2 * data["n"] // 5  # of the split 40/20/40
+    assert stage.data == data and values["n_train"] == 2 * data["n"] // 5  # of the split 40/20/40
+    if name == "paper":
+        counts = [values[part] for part in ("n_cells", "n_validation", "n_test")]
+        assert counts == [data["n"], data["n"] // 5, 2 * data["n"] // 5]
     assert (values["epochs"], values["batch_size"]) == (stage.config.epochs, stage.config.batch_size)

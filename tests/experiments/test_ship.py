@@ -11,7 +11,7 @@ import torch
 import pages
 import rlnlib
 import ship as ship_weights
-from rlnlib import dataset, networks, reproduce, training, weight_files
+from rlnlib import dataset, networks, reproduce, runs, training, weight_files
 from rlnlib.rln import KINDS, RLN
 
 SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "ship.py"
@@ -35,10 +35,10 @@ def new(kind="fln", **options):
     return RLN(**KINDS[kind], **options)
 
 
-def test_a_run_is_shipped_with_its_scores_and_its_history(ship, tmp_path):
+def test_a_run_is_shipped_with_its_scores_and_its_learning_curve(ship, tmp_path):
     data = dataset.make_dataset(tmp_path / "c5.h5", 20, size=6, grain_size=(1, 3), contrast=5.0)
     model = new()
-    history = run(tmp_path / "run", data, model)
+    curve = run(tmp_path / "run", data, model)
     name, about = ship([tmp_path / "run"], data, "a test")
     assert name == "fln-5-6"
     loaded = rlnlib.load_pretrained("fln", 5, size=6)
@@ -50,8 +50,8 @@ def test_a_run_is_shipped_with_its_scores_and_its_history(ship, tmp_path):
     scores = json.loads((records / "fln-5-6.test.json").read_text(encoding="utf-8"))
     assert sum(scores["mase"]) / len(scores["mase"]) == pytest.approx(error, abs=1e-3)
     assert weight_files.pretrained_header("fln", 5, 6)["recipe"] == scores["recipe"] == about["recipe"]
-    assert [row["epoch"] for row in training.read_history(records, "fln-5-6.history.csv")] == [1, 2]
-    assert about["minutes"] == round(history[-1]["seconds"] / 60, 1) and len(about["data"]["sha256"]) == 64
+    assert [row["epoch"] for row in runs.read_learning_curve(records, "fln-5-6.learning_curve.csv")] == [1, 2]
+    assert about["minutes"] == round(curve[-1]["seconds"] / 60, 1) and len(about["data"]["sha256"]) == 64
 
 
 def test_a_training_in_stages_says_all_of_them(ship, tmp_path):
@@ -68,9 +68,9 @@ def test_a_training_in_stages_says_all_of_them(ship, tmp_path):
     assert name == "fln-5-7" and weight_files.shipped(6) == weight_files.shipped(7) == [("fln", 5.0)]
     assert [stage["epochs"] for stage in about["recipe"]] == [2, 3] and about["epochs"] == 5
     assert about["recipe"][0]["data"]["size"] == 6 and "data" not in about["recipe"][1]
-    history = training.read_history(tmp_path / "data" / "pretrained", "fln-5-7.history.csv")
-    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
-    assert all(later["seconds"] >= row["seconds"] for row, later in itertools.pairwise(history))
+    curve = runs.read_learning_curve(tmp_path / "data" / "pretrained", "fln-5-7.learning_curve.csv")
+    assert [row["epoch"] for row in curve] == [1, 2, 3, 4, 5]
+    assert all(later["seconds"] >= row["seconds"] for row, later in itertools.pairwise(curve))
     text = pages.model_cards()
     for expected in (
         '`rlnlib.load_pretrained("fln", 5, size=7)`',
@@ -133,7 +133,7 @@ def test_what_reproduce_made_is_shipped_as_it_is(ship, tmp_path):
     results = reproduce.reproduce(reproduce.Profile((stage,), kinds=("fln",)), tmp_path / "out", "cpu")
     name, about = ship_weights.ship_file(tmp_path / "out" / "fln-50.safetensors")
     assert name == "fln-50-6" and about == results["fln-50"]
-    assert len(training.read_history(weight_files.PRETRAINED, "fln-50-6.history.csv")) == 2
+    assert len(runs.read_learning_curve(weight_files.PRETRAINED, "fln-50-6.learning_curve.csv")) == 2
     assert weight_files.pretrained_header("fln", 50, 6)["metrics"]["standard_error"] > 0
 
 

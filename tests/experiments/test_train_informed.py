@@ -9,7 +9,10 @@ import time
 import pytest
 import torch
 
+import rlnlib
+import ship
 import train_informed as experiment
+from rlnlib import runs, weight_files
 
 TINY = {
     **experiment.RECIPE,
@@ -68,11 +71,27 @@ def test_a_few_steps_lower_the_error_without_a_label(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "CONTRASTS", (10.0,))
     recipe = {**TINY, "steps": 60, "batch_size": 8, "validate_every": 30, "learning_rate": 5e-3}
     experiment.train(tmp_path, recipe, {"passes": 2, "proximal": "three-layer"})
-    history = json.loads((tmp_path / "history.json").read_text())
+    curve = json.loads((tmp_path / "learning_curve.json").read_text())
     (_, _, truth), *_ = experiment.validation_set(6)
     untrained = float((truth - 1).abs().flatten(1).mean(1).mean()) * 100
-    assert [row["step"] for row in history] == [30, 60]
-    assert history[-1]["mase_10"] < 0.7 * untrained
+    assert [row["step"] for row in curve] == [30, 60]
+    assert curve[-1]["mase_10"] < 0.7 * untrained
+
+
+def test_a_run_is_shipped_with_its_learning_curve_and_the_errors_of_its_test_cells(tmp_path, monkeypatch):
+    monkeypatch.setattr(weight_files, "PRETRAINED", tmp_path / "pretrained")
+    for name, value in {"HELD_OUT": 2, "TESTED": 3, "CONTRASTS": (10.0,)}.items():
+        monkeypatch.setattr(experiment, name, value)
+    model = experiment.train(tmp_path, {**TINY, "validate_every": 3}, NETWORK)
+    experiment.save(model, tmp_path, tmp_path / "informed.safetensors")
+    name, about = ship.ship_file(tmp_path / "informed.safetensors")
+    curve = runs.read_learning_curve(tmp_path / "pretrained", "informed.learning_curve.csv")
+    assert name == "informed" and [row["step"] for row in curve] == [3, 6]
+    assert rlnlib.load_pretrained("informed").config == about["config"]
+    cells = experiment.random_cells(3, 6, experiment.TEST_SEED)
+    truth = rlnlib.solve_strain(cells, 10, rtol=1e-6).strain[:, 0]
+    errors = rlnlib.mase(rlnlib.predict(model, cells, 10).strain[:, 0], truth).tolist()
+    assert about["mase_by_contrast"]["10"] == pytest.approx(errors, abs=1e-3)
 
 
 def test_a_batch_has_the_contrasts_phases_ratios_and_loads_that_the_recipe_says():

@@ -21,7 +21,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a copy of this process must not wait for 
 import torch
 
 import rlnlib
-from rlnlib import training
+from rlnlib import runs, training
 from rlnlib.rln import KINDS, RLN
 
 
@@ -33,9 +33,9 @@ def run(folder: Path, sets, config: training.TrainingConfig, forget: bool = Fals
 
 
 def outcome(folder: Path) -> tuple[dict, list[dict]]:
-    """Weights and history of a run, without the times."""
-    model, _, history = training.read_run(folder)
-    return model.state_dict(), [{**row, "seconds": 0} for row in history]
+    """Weights and learning curve of a run, without the times."""
+    model, _, curve = training.read_run(folder)
+    return model.state_dict(), [{**row, "seconds": 0} for row in curve]
 
 
 def main() -> int:
@@ -69,11 +69,11 @@ def main() -> int:
             os.kill(process.pid, signal.SIGKILL)
             process.join()
             kills += process.exitcode == -signal.SIGKILL
-            in_a_write += bool(list(killed.glob(f"{training.CHECKPOINT}.*.partial")))  # the next run removes it
+            in_a_write += bool(list(killed.glob(f"{runs.CHECKPOINT}.*.partial")))  # the next run removes it
         if kills < options.kills:
             print(f"only {kills} kills before the end: use more epochs")
             return 2
-        epochs = len(training.read_history(killed)) if (killed / training.HISTORY).exists() else 0
+        epochs = len(runs.read_learning_curve(killed)) if (killed / runs.LEARNING_CURVE).exists() else 0
         print(
             f"killed {kills} times, {in_a_write} of them in the writing of a checkpoint; {epochs} epochs done",
             flush=True,
@@ -81,13 +81,13 @@ def main() -> int:
         process = copies.Process(target=run, args=(killed, sets, config, options.control))
         process.start()
         process.join()
-        (weights, history), (others, other_history) = outcome(calm), outcome(killed)
+        (weights, curve), (others, other_curve) = outcome(calm), outcome(killed)
         left_overs = list(killed.glob("*.partial"))
-    equal = history == other_history and all(torch.equal(weights[name], others[name]) for name in weights)
+    equal = curve == other_curve and all(torch.equal(weights[name], others[name]) for name in weights)
     if left_overs:
         print(f"left over: {left_overs}")
         return 1
-    print("weights and history are equal bit for bit" if equal else "the two runs DIFFER")
+    print("weights and learning curve are equal bit for bit" if equal else "the two runs DIFFER")
     return 0 if equal else 1
 
 
