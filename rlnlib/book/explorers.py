@@ -15,17 +15,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from rlnlib import (
-    _checks,
-    green,
-    lippmann_schwinger,
-    microstructure,
-    regression,
-    rln,
-    solvers,
-    voxel_fe,
-    weight_files,
-)
+from rlnlib import _checks, green, lippmann_schwinger, microstructure, regression, rln, solvers, voxel_fe, weight_files
 from rlnlib.book import figures
 from rlnlib.metrics import mase
 
@@ -99,6 +89,28 @@ def _strain(size, grain_size, stiff_fraction, seed, contrast, iterations=2000) -
         warnings.simplefilter("ignore", RuntimeWarning)  # few iterations do not converge, and are meant not to
         cell = _cell(size, grain_size, stiff_fraction, seed)
         return voxel_fe.solve_strain(cell, contrast, rtol=1e-6, max_iterations=iterations).strain[0, 0]
+
+
+def _need_shipped(contrast: float) -> None:
+    if contrast not in (10, 50):
+        raise ValueError(f"contrast must be 10 or 50, for which networks are shipped; it is {contrast!r}.")
+
+
+@functools.lru_cache(maxsize=8)
+def _iterates(size, grain_size, contrast, seed, network="rln") -> dict[str, list[torch.Tensor]]:
+    """strain_xx by iteration or pass of two solvers and a shipped network, y_0 first. Shape: -> lists of (N, N, N)."""
+    key = size, grain_size, 0.4, seed
+    cell = _cell(*key)
+    equation = lippmann_schwinger.elastic_equation(cell, contrast)
+    passes = [equation.reference, *solvers.recurrence([solvers.moulinec(equation)] * 10, equation.reference)]
+    with torch.no_grad():
+        predicted = weight_files.load_pretrained(network, contrast)(rln.phase_indicators(cell), return_iterates=True)
+    start = torch.ones(cell.shape[1:], dtype=torch.float64)
+    return {
+        "fixed point": [y.mean(1)[0, 0] for y in passes],
+        "conj. gradients": [start, *(_strain(*key, contrast, i) for i in range(1, 11))],
+        figures.NAMES[network]: [start, *(y[0, 0].double() for y in predicted)],
+    }
 
 
 def explore_bar(segments: int = 16, contrast: float = 10.0, seed: int = 0) -> Explorer:
@@ -196,31 +208,13 @@ def explore_solvers(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Ex
     The RLN has five passes and stays at its last. ``contrast`` is 10 or 50, for which networks are shipped.
     Raises ValueError for another contrast.
     """
-    if contrast not in (10, 50):
-        raise ValueError(f"contrast must be 10 or 50, for which networks are shipped; it is {contrast!r}.")
-
-    @functools.lru_cache(maxsize=4)
-    def iterates(grain_size, contrast, seed):
-        """strain_xx by iteration for each solver. Shape: -> dict of lists of (N, N, N)."""
-        key = size, grain_size, 0.4, seed
-        cell = _cell(*key)
-        equation = lippmann_schwinger.elastic_equation(cell, contrast)
-        passes = [equation.reference, *solvers.recurrence([solvers.moulinec(equation)] * 10, equation.reference)]
-        with torch.no_grad():
-            network = weight_files.load_pretrained("rln", contrast)
-            predicted = network(rln.phase_indicators(cell), return_iterates=True)
-        start = torch.ones(cell.shape[1:], dtype=torch.float64)
-        return {
-            "fixed point": [y.mean(1)[0, 0] for y in passes],
-            "conj. gradients": [start, *(_strain(*key, contrast, i) for i in range(1, 11))],
-            "RLN": [start, *(y[0, 0].double() for y in predicted)],
-        }
+    _need_shipped(contrast)
 
     def draw(grain_size, contrast, seed, iteration):
         truth = _strain(size, grain_size, 0.4, seed, contrast)
         now = {
             name: fields[min(iteration, len(fields) - 1)]
-            for name, fields in iterates(grain_size, contrast, seed).items()
+            for name, fields in _iterates(size, grain_size, contrast, seed).items()
         }
         errors = {name: float(mase(field[None], truth[None])) for name, field in now.items()}
         titles = [f"{name}: {error:.0f} %" for name, error in errors.items()] + ["solution"]
@@ -245,6 +239,58 @@ def explore_solvers(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Ex
         "Four maps of one slice: three solvers and the solution. All start uniform. The network's map changes most in "
         "its first pass and stays as it is after the fifth; those of conjugate gradients and, more slowly, of the "
         "fixed point come closer to the solution with each iteration.",
+    )
+
+
+def explore_passes(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Explorer:
+    """A shipped network against two solvers, pass by pass: their strain, what is wrong with it, and the error by pass.
+
+    A network stays at its last pass, the first for the FLN. ``contrast`` is 10 or 50, for which networks are shipped.
+    Raises ValueError for another contrast.
+    """
+    _need_shipped(contrast)
+
+    def draw(network, grain_size, contrast, seed, passes):
+        truth = _strain(size, grain_size, 0.4, seed, contrast)
+        runs = dict(reversed(_iterates(size, grain_size, contrast, seed, network).items()))
+        now = {name: fields[min(passes, len(fields) - 1)] for name, fields in runs.items()}
+        errors = {name: [float(mase(y[None], truth[None])) for y in fields] for name, fields in runs.items()}
+        figure, rows = plt.subplots(2, 4, figsize=(9.2, 4.8))
+        wrong = {f"{name}: wrong by": field - truth for name, field in now.items()}
+        for axes, fields, scale, label in (
+            (rows[0], {"solution": truth, **now}, {"vmin": 0, "vmax": 3}, "strain xx"),
+            (rows[1, 1:], wrong, {"vmin": -0.5, "vmax": 0.5, "cmap": "RdBu_r"}, "difference"),
+        ):
+            for panel, (title, field) in zip(axes, fields.items(), strict=True):
+                drawn = panel.imshow(field[:, :, size // 2], origin="lower", **scale)
+                panel.set(title=title, xticks=[], yticks=[])
+            figure.colorbar(drawn, ax=list(axes), label=label, shrink=0.85)
+        for name, curve in errors.items():
+            rows[1, 0].semilogy(curve, ".-", label=name)
+        rows[1, 0].axvline(passes, color="0.7", zorder=0)
+        rows[1, 0].set(xlabel="pass", title="MASE, percent", ylim=(0.1, 100))
+        rows[1, 0].legend(fontsize=7)
+        at = {name: curve[min(passes, len(curve) - 1)] for name, curve in errors.items()}
+        return figure, f"pass {passes}: " + ", ".join(f"{name} {error:.2g} %" for name, error in at.items())
+
+    controls = {
+        "network": widgets.ToggleButtons(options=list(figures.NAMES), value="rln", description="network"),
+        "grain_size": _slider(widgets.IntSlider, "grain size", 6, 1, min(10, size)),
+        "contrast": widgets.ToggleButtons(options=[10.0, 50.0], value=float(contrast), description="contrast"),
+        "seed": _slider(widgets.IntSlider, "seed", seed, 0, 99),
+        "passes": _slider(widgets.IntSlider, "passes", 1, 0, 10),
+    }
+    return Explorer(
+        controls,
+        draw,
+        "passes",
+        (0, 1, 2, 3, 4, 5, 7, 10),
+        f"The shipped RLN against two solvers by pass, on one unit cell of {size}³ voxels at contrast {contrast:g}. "
+        "Above, the solution and the strain of each; below, its error by pass, with a line at the present one, and its "
+        "difference to the solution. The load acts from bottom to top.",
+        "Two rows of maps. After one pass the network's strain looks like the solution, and its difference is pale; "
+        "those of the solvers have strong colours, which fade with every pass while the network's stays. In the panel "
+        "of curves the network falls at once and levels off, conjugate gradients cross it, the fixed point is slower.",
     )
 
 

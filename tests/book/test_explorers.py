@@ -11,6 +11,7 @@ MOVED = {
     "bar": {"contrast": 100.0, "soft_fraction": 0.6, "reference": 0.6, "seed": 1, "passes": 1},
     "cell": {"grain_size": 2, "stiff_fraction": 0.6, "contrast": 10.0, "seed": 1, "iterations": 2, "slice": 1},
     "solvers": {"grain_size": 2, "contrast": 10.0, "seed": 1, "iteration": 1},
+    "passes": {"network": "fln", "grain_size": 2, "contrast": 10.0, "seed": 1, "passes": 3},
     "kernel": {"contrast": 50.0, "n_cells": 16, "seed": 1, "slice": 1},
 }
 
@@ -53,6 +54,21 @@ def test_the_network_stays_at_its_last_pass_where_the_solvers_go_on():
     assert lines[5][2] == lines[10][2] and lines[5][:2] != lines[10][:2]
 
 
+def errors_by_pass(explorer, passes):
+    """Errors of network, conjugate gradients and fixed point in the line of the explorer."""
+    explorer.controls["passes"].value = passes
+    return [float(part.split()[-2]) for part in explorer.line.value.split(": ")[1].split(", ")]
+
+
+def test_a_network_leads_the_solvers_after_one_pass_and_trails_conjugate_gradients_after_ten():
+    explorer = explorers.explore_passes(size=16, contrast=10.0)
+    first, last = (errors_by_pass(explorer, passes) for passes in (1, 10))
+    assert first[0] < min(first[1:]) and last[1] < last[0]
+    assert len(set(errors_by_pass(explorer, 0))) == 1, "one start for all"
+    explorer.controls["network"].value = "fln"
+    assert errors_by_pass(explorer, 2)[0] == errors_by_pass(explorer, 10)[0], "one pass, and no more"
+
+
 def test_the_bar_converges_with_the_medium_half_way_and_runs_away_with_a_soft_one():
     explorer = explorers.explore_bar(segments=8, contrast=10.0)
     explorer.controls["soft_fraction"].value = 0.85
@@ -83,6 +99,7 @@ def test_a_player_stands_where_no_kernel_answers(name):
     assert bundle["text/html"].count("<img") == len(explorer.frames) > 2
 
 
-def test_a_contrast_without_a_network_is_refused():
+@pytest.mark.parametrize("explore", [explorers.explore_solvers, explorers.explore_passes])
+def test_a_contrast_without_a_network_is_refused(explore):
     with pytest.raises(ValueError, match="contrast"):
-        explorers.explore_solvers(size=8, contrast=20.0)
+        explore(size=8, contrast=20.0)
