@@ -256,12 +256,12 @@ def explore_passes(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Exp
         now = {name: fields[min(passes, len(fields) - 1)] for name, fields in runs.items()}
         errors = {name: [float(mase(y[None], truth[None])) for y in fields] for name, fields in runs.items()}
         figure, rows = plt.subplots(2, 4, figsize=(9.2, 4.8))
-        wrong = {f"{name}: wrong by": field - truth for name, field in now.items()}
+        wrong = [("minus solution", field - truth) for field in now.values()]
         for axes, fields, scale, label in (
-            (rows[0], {"solution": truth, **now}, {"vmin": 0, "vmax": 3}, "strain xx"),
+            (rows[0], [("solution", truth), *now.items()], {"vmin": 0, "vmax": 3}, "strain xx"),
             (rows[1, 1:], wrong, {"vmin": -0.5, "vmax": 0.5, "cmap": "RdBu_r"}, "difference"),
         ):
-            for panel, (title, field) in zip(axes, fields.items(), strict=True):
+            for panel, (title, field) in zip(axes, fields, strict=True):
                 drawn = panel.imshow(field[:, :, size // 2], origin="lower", **scale)
                 panel.set(title=title, xticks=[], yticks=[])
             figure.colorbar(drawn, ax=list(axes), label=label, shrink=0.85)
@@ -271,7 +271,7 @@ def explore_passes(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Exp
         rows[1, 0].set(xlabel="pass", title="MASE, percent", ylim=(0.1, 100))
         rows[1, 0].legend(fontsize=7)
         at = {name: curve[min(passes, len(curve) - 1)] for name, curve in errors.items()}
-        return figure, f"pass {passes}: " + ", ".join(f"{name} {error:.2g} %" for name, error in at.items())
+        return figure, f"pass {passes}: " + ", ".join(f"{name} {error:.1f} %" for name, error in at.items())
 
     controls = {
         "network": widgets.ToggleButtons(options=list(figures.NAMES), value="rln", description="network"),
