@@ -262,7 +262,7 @@ def explore_passes(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Exp
             (rows[1, 1:], wrong, {"vmin": -0.5, "vmax": 0.5, "cmap": "RdBu_r"}, "difference"),
         ):
             for panel, (title, field) in zip(axes, fields, strict=True):
-                drawn = panel.imshow(field[:, :, size // 2], origin="lower", **scale)
+                drawn = panel.imshow(field[:, :, size // 2].numpy(), origin="lower", **scale)
                 panel.set(title=title, xticks=[], yticks=[])
             figure.colorbar(drawn, ax=list(axes), label=label, shrink=0.85)
         for name, curve in errors.items():
