@@ -16,7 +16,7 @@ READING = "record comparisons record-table record-drawn passes by-passes history
 
 def run(variant, seed, error, **others):
     made = {"test_mase": error, "training_mase": 0.9 * error, "unsteadiness": error, "test_peaks": 3 * error}
-    return {"variant": variant, "seed": seed, **made, "validation_mase": [4 * error, 2 * error, error], **others}
+    return {"variant": variant, "seed": seed, **made, "validation_mase": [4 * error, 2 * error, error]} | others
 
 
 @pytest.fixture
@@ -60,6 +60,12 @@ def test_each_outcome_follows_from_the_seeds(read):
     assert found["cosine-decay-matters"] == "undecided"
     assert found["five-passes-suffice"] == "one seed, no verdict"
     assert found["history-helps"] == found["mse-magnifies-peaks"] == "not run yet"
+
+
+def test_no_difference_in_any_seed_decides_nothing(read):
+    runs = [run(name, seed, 2.0, unsteadiness=0.0) for name in ("baseline", "ReLU") for seed in range(3)]
+    found = read(runs)
+    assert found["prelu-steadier"] == found["prelu-helps"] == "undecided"
 
 
 def test_a_record_without_peaks_is_read(read):
