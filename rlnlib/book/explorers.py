@@ -131,7 +131,7 @@ def explore_bar(segments: int = 16, contrast: float = 10.0, seed: int = 0) -> Ex
         right.semilogy(np.maximum(errors, 1e-12), ".-", color="0.6")
         right.semilogy(passes, max(errors[passes], 1e-12), "o", color=figures.PALETTE[0])
         right.set(xlabel="pass", ylabel="MASE, percent", ylim=(1e-4, 1e4))
-        return figure, f"pass {passes}: error {errors[passes]:.2g} %, times {factor:.2f} in each pass"
+        return figure, f"pass {passes}: error {errors[passes]:.3g} %, times {factor:.2f} in each pass"
 
     controls = {
         "contrast": _slider(widgets.FloatLogSlider, "contrast", contrast, 0, 3, step=0.1),
@@ -165,7 +165,7 @@ def explore_cell(size: int = 16, grain_size: int = 6, contrast: float = 50.0, se
         contrast = round(contrast, 1)
         strain = _strain(*key, contrast, iterations)
         error = float(mase(strain[None], _strain(*key, contrast)[None]))
-        pictures = [_cell(*key)[0] * 3.0, strain]
+        pictures = [_cell(*key)[0], strain]
         figure = figures.slices(pictures, ["phases", "strain xx"], index=slice, limits=(0, 3), label="strain xx")
         return figure, f"slice {slice}: largest strain {float(strain[:, :, slice].max()):.1f}, error {error:.1f} %"
 
