@@ -258,7 +258,8 @@ def cubes(fields: Sequence, titles: Sequence[str], labels: Sequence[str], cmaps:
             u, v = np.meshgrid(first, second, indexing="ij")
             at = np.full_like(u, 0 if axis == 1 else values.shape[axis])
             corners = [at if a == axis else (u, v)[a - (a > axis)] for a in range(3)]
-            panel.plot_surface(*corners, facecolors=colours(norm(face.astype(float))), rstride=1, cstride=1, shade=False)
+            painted = colours(norm(face.astype(float)))
+            panel.plot_surface(*corners, facecolors=painted, rstride=1, cstride=1, shade=False)
         panel.set(title=title, xticks=[], yticks=[], zticks=[], xlabel="x (load)", ylabel="y", zlabel="z")
         for side in (panel.xaxis, panel.yaxis, panel.zaxis):
             side.labelpad = -12
