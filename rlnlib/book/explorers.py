@@ -183,7 +183,7 @@ def explore_cell(size: int = 16, grain_size: int = 6, contrast: float = 50.0, se
         draw,
         "slice",
         range(0, size, step),
-        f"A random cell of {size}³ voxels at contrast {contrast:g} (yellow: stiff) and its axial strain, every "
+        f"A random unit cell of {size}³ voxels at contrast {contrast:g} (yellow: stiff) and its axial strain, every "
         f"{step} slices along z; the load acts from bottom to top. The scale ends at 3.",
         "Two maps of one slice. Left, yellow stiff grains in a purple matrix. Right, the strain: dark in the grains, "
         "bright in the soft gaps above and below them.",
@@ -239,9 +239,9 @@ def explore_solvers(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Ex
         draw,
         "iteration",
         range(11),
-        f"Axial strain and mean absolute strain error by iteration, on one cell of {size}³ voxels at contrast "
-        f"{contrast:g}: Moulinec's fixed point, conjugate gradients, and the five passes of the shipped RLN, which was "
-        "trained on cells of 16³ voxels.",
+        f"Axial strain and mean absolute strain error by iteration, on one unit cell of {size}³ voxels at "
+        f"contrast {contrast:g}: Moulinec's fixed point, conjugate gradients, and the five passes of the shipped RLN, "
+        "which was trained on unit cells of 16³ voxels.",
         "Four maps of one slice: three solvers and the solution. All start uniform. The network's map changes most in "
         "its first pass and stays as it is after the fifth; those of conjugate gradients and, more slowly, of the "
         "fixed point come closer to the solution with each iteration.",
