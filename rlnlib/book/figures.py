@@ -188,7 +188,7 @@ def slices(
     label: str = "",
     cmap: str | None = None,
 ) -> Figure:
-    """The same slice of several fields side by side, on one colour scale.
+    """The same slice of several fields side by side, on one colour scale; more than four stand in two rows.
 
     Drawn with axis 0, the loading axis, upwards where it lies in the slice. ``symmetric`` centres the scale on zero,
     for differences; ``limits`` sets it. The middle slice is taken where ``index`` is None. A boolean field is a
@@ -211,9 +211,14 @@ def slices(
         low, high = -max(-low, high), max(-low, high)
     if limits is not None:
         low, high = limits
-    figure, axes = plt.subplots(1, len(planes), figsize=(2.3 * len(planes) + 0.9, 2.6), squeeze=False)
+    rows = 1 if len(planes) <= 4 else 2  # more in a row would be too small to read
+    columns = -(-len(planes) // rows)
+    figure, grid = plt.subplots(rows, columns, figsize=(2.3 * columns + 0.9, 2.6 * rows), squeeze=False)
+    panels = grid.ravel().tolist()
+    for unused in panels[len(planes) :]:
+        unused.set_visible(False)
     drawn = None
-    for panel, plane, title in zip(axes[0], planes, titles, strict=True):
+    for panel, plane, title in zip(panels, planes, titles, strict=False):
         if plane.dtype == bool:
             phases(panel, plane)
         else:
@@ -222,7 +227,7 @@ def slices(
         panel.set(title=title, xticks=[], yticks=[])
         panel.spines[:].set_visible(False)
     if drawn is not None:
-        figure.colorbar(drawn, ax=axes[0].tolist(), label=label, shrink=0.85, extend="max" if limits else "neither")
+        figure.colorbar(drawn, ax=panels, label=label, shrink=0.85, extend="max" if limits else "neither")
     return figure
 
 
