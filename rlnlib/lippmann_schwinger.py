@@ -24,8 +24,7 @@ Operator = Callable[[torch.Tensor], torch.Tensor]
 
 
 def _itself(y: torch.Tensor) -> torch.Tensor:
-    """Project nothing away: every perturbation is admissible."""
-    return y
+    return y  # every perturbation is admissible; a docstring here would describe `project` twice in the book
 
 
 @dataclass

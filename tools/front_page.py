@@ -12,13 +12,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 import rlnlib
 from project import ROOT, Failure, notebooks, read_yaml
 from rlnlib import weight_files
-from rlnlib.book import benchmarks, figures
+from rlnlib.book import benchmarks, claims, figures
 
 CONTRASTS = (10.0, 50.0)
 
@@ -47,6 +46,8 @@ def numbers() -> dict[str, str]:
         best = list(row["first_order"].values())[-1]
         found[f"kernel-{row['contrast']:g}"] = f"{best['mean']:.1f}"
     elements = record("data/results/finite_element.json")["against_bbar_on_cells_like_the_papers"]
+    for (kind, contrast), (mean, _) in claims.table_1().items():
+        found[f"paper-{kind}-{contrast}"] = f"{mean:.2f}"
     for contrast in CONTRASTS:
         found[f"hex8-{contrast:g}"] = f"{elements[f'{contrast:g}']['hex8']['mean']:.1f}"
         for name, time in times(contrast).items():
@@ -95,12 +96,14 @@ def chapter_map() -> str:
 
 
 def purpose(opening: str) -> str:
-    """The question that the first cell of a chapter asks below its title, or the first sentence of what it shows."""
+    """The question that the first cell of a chapter asks, or the first sentence of what it shows."""
     paragraphs = [" ".join(part.split()) for part in opening.split("\n\n")]
     if paragraphs[1].endswith("?"):
         return paragraphs[1]
     shown = next(part for part in paragraphs if part.startswith("**Shows**")).removeprefix("**Shows** ")
-    return re.split(r"(?<=[.?:]) ", shown)[0].rstrip(":.") + "."
+    asked = re.search(r"The question is: \*(.+?\?)\*", shown)
+    text = asked[1] if asked else re.split(r"(?<=[.?:]) ", shown)[0].rstrip(":.") + "."
+    return text[0].upper() + text[1:]
 
 
 def picture() -> Figure:
@@ -111,10 +114,7 @@ def picture() -> Figure:
     error = float(rlnlib.mase(predicted, strain)[0])
     figures.use_style()
     figure, panels = plt.subplots(1, 3, figsize=(8.4, 2.75), dpi=144)
-    phases = ListedColormap(["#440154", "#fde725"])  # purple and yellow, as in the paper
-    panels[0].imshow(cell[0, :, :, 15], cmap=phases, origin="lower")
-    handles = [plt.Rectangle((0, 0), 1, 1, color=phases(n)) for n in (0, 1)]
-    panels[0].legend(handles, ["soft", "50 times as stiff"], loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2)
+    figures.phases(panels[0], cell[0, :, :, 15], ("soft", "50 times as stiff"))
     for panel, field in zip(panels[1:], (strain, predicted), strict=True):
         drawn = panel.imshow(field[0, :, :, 15], vmin=0, vmax=3, origin="lower")
     titles = ("a unit cell", "its strain, solved", f"predicted: {error:.1f} % off on average")

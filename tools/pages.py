@@ -88,7 +88,7 @@ def informed_card() -> str:
         "`data/results/informed.json`. Every prediction has bounds of its effective stiffness",
     }
     lines = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
-    return f"\n## One network for all\n\n| | |\n|---|---|\n{lines}"
+    return f"\n## The informed network, for every contrast\n\n| | |\n|---|---|\n{lines}"
 
 
 def card(entry: dict, header: dict) -> str:

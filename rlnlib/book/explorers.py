@@ -143,7 +143,7 @@ def explore_bar(segments: int = 16, contrast: float = 10.0, seed: int = 0) -> Ex
         right.semilogy(np.maximum(errors, 1e-12), ".-", color="0.6")
         right.semilogy(passes, max(errors[passes], 1e-12), "o", color=figures.PALETTE[0])
         right.set(xlabel="pass", ylabel="MASE, percent", ylim=(1e-4, 1e4))
-        return figure, f"pass {passes}: error {errors[passes]:.2g} %, times {factor:.2f} in each pass"
+        return figure, f"pass {passes}: error {errors[passes]:.3g} %, times {factor:.2f} in each pass"
 
     controls = {
         "contrast": _slider(widgets.FloatLogSlider, "contrast", contrast, 0, 3, step=0.1),
@@ -177,7 +177,7 @@ def explore_cell(size: int = 16, grain_size: int = 6, contrast: float = 50.0, se
         contrast = round(contrast, 1)
         strain = _strain(*key, contrast, iterations)
         error = float(mase(strain[None], _strain(*key, contrast)[None]))
-        pictures = [_cell(*key)[0] * 3.0, strain]
+        pictures = [_cell(*key)[0], strain]
         figure = figures.slices(pictures, ["phases", "strain xx"], index=slice, limits=(0, 3), label="strain xx")
         return figure, f"slice {slice}: largest strain {float(strain[:, :, slice].max()):.1f}, error {error:.1f} %"
 
@@ -195,7 +195,7 @@ def explore_cell(size: int = 16, grain_size: int = 6, contrast: float = 50.0, se
         draw,
         "slice",
         range(0, size, step),
-        f"A random cell of {size}³ voxels at contrast {contrast:g} (yellow: stiff) and its axial strain, every "
+        f"A random unit cell of {size}³ voxels at contrast {contrast:g} (yellow: stiff) and its axial strain, every "
         f"{step} slices along z; the load acts from bottom to top. The scale ends at 3.",
         "Two maps of one slice. Left, yellow stiff grains in a purple matrix. Right, the strain: dark in the grains, "
         "bright in the soft gaps above and below them.",
@@ -233,9 +233,9 @@ def explore_solvers(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Ex
         draw,
         "iteration",
         range(11),
-        f"Axial strain and mean absolute strain error by iteration, on one cell of {size}³ voxels at contrast "
-        f"{contrast:g}: Moulinec's fixed point, conjugate gradients, and the five passes of the shipped RLN, which was "
-        "trained on cells of 16³ voxels.",
+        f"Axial strain and mean absolute strain error by iteration, on one unit cell of {size}³ voxels at "
+        f"contrast {contrast:g}: Moulinec's fixed point, conjugate gradients, and the five passes of the shipped RLN, "
+        "which was trained on unit cells of 16³ voxels.",
         "Four maps of one slice: three solvers and the solution. All start uniform. The network's map changes most in "
         "its first pass and stays as it is after the fifth; those of conjugate gradients and, more slowly, of the "
         "fixed point come closer to the solution with each iteration.",

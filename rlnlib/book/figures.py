@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from cycler import cycler
 from IPython.display import HTML, display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 NAMES = {"fln": "FLN", "rln-t": "RLN-t", "rln": "RLN"}  # the paper's, of the kinds of rlnlib.rln.KINDS
@@ -186,60 +188,89 @@ def slices(
     label: str = "",
     cmap: str | None = None,
 ) -> Figure:
-    """The same slice of several fields side by side, on one colour scale.
+    """The same slice of several fields side by side, on one colour scale; more than four stand in two rows.
 
     Drawn with axis 0, the loading axis, upwards where it lies in the slice. ``symmetric`` centres the scale on zero,
-    for differences; ``limits`` sets it. The middle slice is taken where ``index`` is None.
+    for differences; ``limits`` sets it. The middle slice is taken where ``index`` is None. A boolean field is a
+    microstructure: it has the two colours of the phases and a legend, and no part in the scale.
 
     Shape: each field (N1, N2, N3).
     Raises ValueError for fields without three axes, or another number of titles.
     """
     planes = []
     for field in fields:
-        values = np.asarray(field.detach().cpu() if isinstance(field, torch.Tensor) else field, dtype=float)
+        values = np.asarray(field.detach().cpu() if isinstance(field, torch.Tensor) else field)
         if values.ndim != 3:
             raise ValueError(f"A field must have the shape (N1, N2, N3); this one has {values.shape}.")
         planes.append(np.take(values, values.shape[axis] // 2 if index is None else index, axis=axis))
     if len(titles) != len(planes):
         raise ValueError(f"There are {len(planes)} fields and {len(titles)} titles; each field needs one.")
-    low, high = min(p.min() for p in planes), max(p.max() for p in planes)
+    scaled = [plane for plane in planes if plane.dtype != bool] or [np.zeros(1)]
+    low, high = min(p.min() for p in scaled), max(p.max() for p in scaled)
     if symmetric:
         low, high = -max(-low, high), max(-low, high)
     if limits is not None:
         low, high = limits
-    figure, axes = plt.subplots(1, len(planes), figsize=(2.3 * len(planes) + 0.9, 2.6), squeeze=False)
-    for panel, plane, title in zip(axes[0], planes, titles, strict=True):
-        colours = cmap or ("RdBu_r" if symmetric else None)
-        drawn = panel.imshow(plane, vmin=low, vmax=high, cmap=colours, origin="lower")
+    rows = 1 if len(planes) <= 4 else 2  # more in a row would be too small to read
+    columns = -(-len(planes) // rows)
+    figure, grid = plt.subplots(rows, columns, figsize=(2.3 * columns + 0.9, 2.6 * rows), squeeze=False)
+    panels = grid.ravel().tolist()
+    for unused in panels[len(planes) :]:
+        unused.set_visible(False)
+    drawn = None
+    for panel, plane, title in zip(panels, planes, titles, strict=False):
+        if plane.dtype == bool:
+            phases(panel, plane)
+        else:
+            colours = cmap or ("RdBu_r" if symmetric else None)
+            drawn = panel.imshow(plane, vmin=low, vmax=high, cmap=colours, origin="lower")
         panel.set(title=title, xticks=[], yticks=[])
         panel.spines[:].set_visible(False)
-    figure.colorbar(drawn, ax=axes[0].tolist(), label=label, shrink=0.85, extend="max" if limits else "neither")
+    if drawn is not None:
+        figure.colorbar(drawn, ax=panels, label=label, shrink=0.85, extend="max" if limits else "neither")
     return figure
+
+
+def phases(panel: Axes, stiff: np.ndarray, names: tuple[str, str] = ("soft", "stiff")) -> None:
+    """Draw a slice of a microstructure in the colours of its two phases, with a legend below.
+
+    Shape: stiff (N1, N2) bool.
+    """
+    panel.imshow(stiff, vmin=0, vmax=1, cmap=PHASE_COLOURS, origin="lower")
+    colours = plt.get_cmap(PHASE_COLOURS)([0.0, 1.0])
+    handles = [Patch(facecolor=colour, label=name) for colour, name in zip(colours, names, strict=True)]
+    panel.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, fontsize=8, handlelength=1)
 
 
 def cubes(fields: Sequence, titles: Sequence[str], labels: Sequence[str], cmaps: Sequence[str | None]) -> Figure:
     """Cells seen from a corner: each voxel of the three faces in view as a square, one colour scale for each field.
 
+    A boolean field has the two colours of the phases.
+
     Shape: each field (N1, N2, N3); axis 0, the loading axis, points to the right.
     """
     figure = plt.figure(figsize=(3.6 * len(fields), 2.9), layout="none")
     for n, (field, title, label, cmap) in enumerate(zip(fields, titles, labels, cmaps, strict=True), start=1):
-        values = np.asarray(field.detach().cpu() if isinstance(field, torch.Tensor) else field, dtype=float)
+        values = np.asarray(field.detach().cpu() if isinstance(field, torch.Tensor) else field)
         panel = figure.add_subplot(1, len(fields), n, projection="3d")
         norm = plt.Normalize(values.min(), values.max())
         colours = plt.get_cmap(cmap or "cividis")
+        if values.dtype == bool:
+            norm, colours = plt.Normalize(0, 1), plt.get_cmap(PHASE_COLOURS, 2)
         edges = [np.arange(size + 1) for size in values.shape]
         for axis, face in ((0, values[-1]), (1, values[:, 0]), (2, values[:, :, -1])):
             first, second = [edge for a, edge in enumerate(edges) if a != axis]
             u, v = np.meshgrid(first, second, indexing="ij")
             at = np.full_like(u, 0 if axis == 1 else values.shape[axis])
             corners = [at if a == axis else (u, v)[a - (a > axis)] for a in range(3)]
-            panel.plot_surface(*corners, facecolors=colours(norm(face)), rstride=1, cstride=1, shade=False)
+            painted = colours(norm(face.astype(float)))
+            panel.plot_surface(*corners, facecolors=painted, rstride=1, cstride=1, shade=False)
         panel.set(title=title, xticks=[], yticks=[], zticks=[], xlabel="x (load)", ylabel="y", zlabel="z")
         for side in (panel.xaxis, panel.yaxis, panel.zaxis):
             side.labelpad = -12
         panel.set_box_aspect(values.shape, zoom=1.1)
         panel.view_init(elev=28, azim=-55)
-        scale = plt.cm.ScalarMappable(norm, colours)
-        figure.colorbar(scale, ax=panel, label=label, shrink=0.65, pad=0.08)
+        bar = figure.colorbar(plt.cm.ScalarMappable(norm, colours), ax=panel, label=label, shrink=0.65, pad=0.08)
+        if values.dtype == bool:
+            bar.set_ticks([0.25, 0.75], labels=["soft", "stiff"])
     return figure

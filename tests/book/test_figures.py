@@ -191,3 +191,27 @@ def test_start_seeds_and_names_the_device(monkeypatch):
 def test_a_missing_gpu_is_named():
     with pytest.raises(ValueError, match="no GPU"):
         notebook.start(device="cuda")
+
+
+def test_a_boolean_field_is_drawn_in_the_colours_of_the_phases_and_has_no_part_in_the_scale():
+    stiff = np.indices((4, 4, 4)).sum(0) % 2 == 0
+    strain = np.linspace(2, 3, 64).reshape(4, 4, 4)
+    left, right, bar = figures.slices([stiff, strain], ["phases", "strain"], label="strain").axes
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["soft", "stiff"]
+    assert left.images[0].get_cmap().name == figures.PHASE_COLOURS
+    assert right.get_images()[0].get_clim() == (strain[:, :, 2].min(), strain[:, :, 2].max())
+    assert bar.get_ylabel() == "strain" and right.get_legend() is None
+    as_numbers, *_ = figures.slices([stiff.astype(float), strain], ["phases", "strain"]).axes
+    assert as_numbers.get_legend() is None and as_numbers.images[0].get_clim()[0] == 0
+    assert len(figures.slices([stiff], ["phases"]).axes) == 1  # nothing that a scale could belong to
+    plt.close("all")
+
+
+def test_more_than_four_slices_stand_in_two_rows():
+    fields = [np.full((4, 4, 4), float(i)) for i in range(6)]
+    for n, wanted in ((4, 1), (5, 2), (6, 2)):
+        figure = figures.slices(fields[:n], list("abcdef"[:n]))
+        titled = [axes for axes in figure.axes if axes.get_title()]
+        assert [axes.get_title() for axes in titled] == list("abcdef"[:n])
+        assert {axes.get_subplotspec().rowspan.start for axes in titled} == set(range(wanted))
+    plt.close("all")

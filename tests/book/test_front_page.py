@@ -44,7 +44,9 @@ def test_the_map_has_every_chapter_in_its_order():
 
 def test_a_chapter_is_listed_with_its_question_or_with_what_it_shows():
     assert front_page.purpose("# A\n\nWhat\nfor?\n\n**Shows** this. And that.") == "What for?"
-    assert front_page.purpose("# A\n\n**Shows** this: so. And that.\n\n**Needs** B.") == "this."
+    assert front_page.purpose("# A\n\n**Shows** this: so. And that.\n\n**Needs** B.") == "This."
+    asked = "# A\n\n**Shows** this. The question is: *what for,\nand why?* And that.\n\n**Needs** B."
+    assert front_page.purpose(asked) == "What for, and why?"
 
 
 def test_the_picture_shows_phases_and_both_strains():

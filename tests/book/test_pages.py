@@ -20,7 +20,7 @@ import pages
 import project
 import rlnlib
 import sphinx_equations as equations
-from rlnlib import elasticity, green, lippmann_schwinger, microstructure, networks, rln
+from rlnlib import elasticity, green, lippmann_schwinger, microstructure, networks, rln, weight_files
 from rlnlib.book import claims, notebook
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -259,3 +259,15 @@ def test_every_module_stands_on_the_page_of_the_library():
     names = {".".join(path.parts).removesuffix(".__init__") for path in paths}
     public = {name for name in names if "._" not in name} - {"rlnlib", "rlnlib.book"}
     assert public == set(re.findall(r"automodule:: (\S+)", PROSE["api"]))
+
+
+def test_the_words_on_the_padding_of_the_shipped_networks_hold():
+    """As the page on differences says which of the two V-Nets the shipped weights belong to."""
+    text = " ".join((ROOT / "book" / "differences.md").read_text(encoding="utf-8").split())
+    said = "those for $31^3$ and the informed network of the second"
+    assert "for $16^3$ voxels are of the first form, " + said in text
+    proximal = {16: "vnet", 31: "vnet-periodic"}
+    for entry in weight_files.catalogue():
+        header = weight_files.pretrained_header(entry["kind"], entry["contrast"], entry["size"])
+        assert header["config"]["proximal"] == proximal[entry["size"]], entry["file"]
+    assert weight_files.pretrained_header("informed")["config"]["proximal"] == "vnet-periodic"
