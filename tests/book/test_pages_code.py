@@ -51,15 +51,11 @@ def apart(one, other) -> float:
 
 
 def moulinec(wrong=("", "")) -> float:
-    name = "solve_moduli" if "def solve_moduli(" in shown("moulinec_fixed_point") else "solve_alone"
-    solve = assembled("moulinec_fixed_point", name, wrong)[name]
+    solve = assembled("moulinec_fixed_point", "solve_moduli", wrong)["solve_moduli"]
     cell, mean_strain = cells(1, size=7).numpy(), np.diag([1.0, 0.0, 0.0])
     try:
         with np.errstate(all="ignore"):  # a wrong scheme may run away
-            if name == "solve_moduli":
-                found, _ = solve(np.where(cell[0], 10.0, 1.0), mean_strain)
-            else:
-                found = solve(cell[0], 10.0, mean_strain)
+            found, _ = solve(np.where(cell[0], 10.0, 1.0), mean_strain)
     except RuntimeError:  # no convergence
         return float("inf")
     library = rlnlib.solve_strain(cell, 10.0, discretization="continuous", rtol=1e-10)
