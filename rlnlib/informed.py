@@ -210,9 +210,9 @@ class InformedRLN(nn.Module):
         passes: proximal networks one after the other.
         tied: all passes share one network.
         proximal: a name of :data:`rlnlib.networks.PROXIMALS`.
-        residual: "absolute": a pass is told z = K_0^-1 r. "relative": it is told z over the size of the strain of z,
-            and its answer is multiplied by that size: a small residual is seen as well as a large one, and the solution
-            is a field that every pass leaves alone, whatever the weights are. "none": it is not told.
+        residual: "absolute": a pass is told z = K_0^-1 r. "relative": it is told z over the size s of the strain of z,
+            and its answer is multiplied by s / sqrt(1 + s^2): a small residual is seen as well as a large one, and the
+            solution is a field that every pass leaves alone, whatever the weights are. "none": it is not told.
         answer: "displacement": a pass answers with the increment of u. "polarization": with a stress, to which the
             reference medium answers; z is then told by its strain, so that all that a pass sees and says is local.
 
@@ -267,7 +267,7 @@ class InformedRLN(nn.Module):
             told.append(seen / torch.where(size > 0, size, 1) if self.residual == "relative" else seen)
         with torch.autocast(u.device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
             answer = self.proximals[number % len(self.proximals)](torch.cat(told, 1).float())
-        increment = answer.to(u) * size
+        increment = answer.to(u) * (size * (1 + size.square()).rsqrt() if self.residual == "relative" else size)
         if self.answer == "polarization":
             increment = cells.of_polarization(increment)
         return increment - increment.mean((2, 3, 4), keepdim=True)
