@@ -14,6 +14,7 @@ it. The certificate holds if there is none. A run that was cut off goes on by th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 from pathlib import Path
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 
 import rlnlib
-from rlnlib import informed, provenance
+from rlnlib import informed, provenance, weight_files
 from rlnlib._files import write_atomically
 from rlnlib.provenance import significant
 
@@ -104,14 +105,19 @@ def main():
     options = provenance.parse(__doc__, predictions=10_000, group=25, folder="runs/certificates")
     torch.set_num_threads(1)
     path = Path(options.folder) / f"groups-of-{options.group}.json"
-    groups = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    used = hashlib.sha256((weight_files.PRETRAINED / "informed.safetensors").read_bytes()).hexdigest()
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"weights": used, "groups": []}
+    if kept["weights"] != used:
+        raise OSError(f"{path} is of other weights: choose another --folder.")
+    groups = kept["groups"]
     while len(groups) * options.group < options.predictions:
         number = len(groups)
         groups.append(checked(NETWORKS[number % len(NETWORKS)], number, options.group))
-        write_atomically(path, json.dumps(groups).encode())
+        write_atomically(path, json.dumps(kept).encode())
         if groups[-1]["violations"] or number % 20 == 19:
             print(number + 1, groups[-1], flush=True)
-    result = {name: sum(g[name] for g in groups) for name in ("predictions", "violations", "unsolved")}
+    result: dict = {"weights": used}
+    result |= {name: sum(g[name] for g in groups) for name in ("predictions", "violations", "unsolved")}
     result["closest"] = min(g["closest"] for g in groups)
     result |= {"by_network": summary(groups), "groups": groups}
     provenance.write_record("Does the certificate ever fail?", options, result)
