@@ -1,8 +1,12 @@
 """Does one network, trained without a solution, serve every contrast, load, phase and size?
 
     python experiments/informed.py --files paper-50.h5 --out data/results/informed.json
+    python experiments/informed.py --parts shapes image --max-minutes 10 --out ...     some of it
+    python experiments/informed.py --images scan.tif --out ...                         a two-phase image of yours, too
 
 Scores the shipped network of ``experiments/train_informed.py`` on cells that it has not seen. The solver is the truth.
+Each part is kept in the folder as soon as it is made, so a run that was cut off goes on by the same command; the record
+is written from what there is, and names what is left. ``experiments/certificates.py`` has the bounds.
 
 Fixed on 2026-11-26, before the first result: the aim is a MASE of strain_xx, under an axial load and with a Poisson
 ratio of 0.3, of at most 0.40 % at contrast 10 and 2.0 % at contrast 50, on fresh cells of 16^3, and on cells of 31^3
@@ -11,14 +15,18 @@ without any training at that size. Met where the mean over the test cells is bel
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 
 import rlnlib
 from rlnlib import certificate, dataset, informed, solvers, weight_files
+from rlnlib._files import write_atomically
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.provenance import parse, significant, write_record
 
@@ -165,31 +173,32 @@ def seconds(model, size: int, contrast: float = 50.0, cells: int = 4) -> dict[st
     return {"network pass": significant(network), "conjugate gradient iteration": significant(iteration)}
 
 
-def certificate_holds(model, count: int, group: int = 250) -> dict:
-    """Random cells of 8^3 with two or three random phases under random loads: how often a bound is on the wrong side
-    of the truth, for the shipped network and for one with random weights."""
-    torch.manual_seed(0)
-    hostile = informed.InformedRLN(passes=1)
-    for parameter in hostile.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    g = torch.Generator().manual_seed(1)
-    result = {name: {"predictions": 0, "violations": 0, "bound_width": []} for name in ("shipped", "random weights")}
-    for number in range(count // group):
-        phases = 2 + number % 2
-        cells = many_phases(group, 8, 4, seed=5000 + number) % phases
-        young = 1000 ** torch.rand(phases, generator=g, dtype=torch.float64)
-        poisson = 0.6 * torch.rand(phases, generator=g, dtype=torch.float64) - 0.15
-        material = {"phases": list(zip(young.tolist(), poisson.tolist(), strict=True))}
-        load = torch.randn(6, generator=g, dtype=torch.float64)
-        truth = rlnlib.solve_strain(cells, macroscopic_strain=load, rtol=1e-9, **material)
-        for name, network in (("shipped", model), ("random weights", hostile)):
-            found = errors(rlnlib.predict(network, cells, macroscopic_strain=load, **material), truth, load)
-            result[name]["predictions"] += group
-            result[name]["violations"] += int(found["violations"].sum())
-            result[name]["bound_width"].append(float(found["bound_width"].median()))
-    for row in result.values():
-        row["bound_width"] = significant(sorted(row["bound_width"])[len(row["bound_width"]) // 2])  # median of medians
-    return result
+def ct_like(size: int, seed: int = 0) -> torch.Tensor:
+    """What a scanner would show of grains: a window of a larger cell, blurred, with noise, cut at a grey value.
+
+    No image of a scanner is at hand. This one has what sets an image apart from the training cells: it is not
+    periodic, so that there is a seam at its faces, its phases meet in rough surfaces, and single voxels are wrong.
+    Shape: -> (1, size, size, size) bool.
+    """
+    g = torch.Generator().manual_seed(seed)
+    whole = torch.from_numpy(rlnlib.generate_cells(1, 2 * size, (8, 10), (0.4, 0.41), seed=seed)).float()
+    field = torch.nn.functional.avg_pool3d(whole[:, None], 3, stride=1)[:, 0, :size, :size, :size]
+    return field + 0.15 * torch.randn(field.shape, generator=g) > 0.5
+
+
+def on_images(model, files) -> dict:
+    """Errors on an image like a scanner's, and on those that were given."""
+    cells = {
+        "like a scan, 32": ct_like(32),
+        **{Path(file).name: rlnlib.load_cell(file) for file in filter(None, files)},
+    }
+    return {
+        name: {
+            f"{c:g}": {k: significant(float(v)) for k, v in compare(model, cell, contrast=c).items()}
+            for c in (10.0, 50.0)
+        }
+        for name, cell in cells.items()
+    }
 
 
 def on_test_set(model, path: Path, cells: int) -> dict:
@@ -208,62 +217,104 @@ def on_test_set(model, path: Path, cells: int) -> dict:
     return table
 
 
+def parts_of(model, options) -> dict:
+    """Name of each part, "random/31/50" for nested ones: what makes it."""
+    parts: dict = {
+        f"paper_test/{i}": partial(on_test_set, model, Path(file), options.test)
+        for i, file in enumerate(filter(None, options.files))
+    }
+
+    def random(size, count, contrast):
+        return summaries(
+            compare(model, rlnlib.generate_cells(count, size, (1, min(10, size)), seed=90), contrast=contrast)
+        )
+
+    def loaded(name, contrast):
+        stiff = rlnlib.generate_cells(options.cells[0] // 2, 16, seed=91)
+        return summaries(compare(model, stiff, LOADS[name], contrast=contrast))
+
+    def of_phases(phases):
+        labels = many_phases(options.cells[0] // 4, 16, len(phases), 92) % len(phases)
+        return summaries(compare(model, labels, phases=phases))
+
+    def shape(name, contrast):
+        found = compare(model, shapes(32)[name], contrast=contrast)
+        return {key: significant(float(value)) for key, value in found.items()}
+
+    def applications(contrast):
+        cells = torch.from_numpy(rlnlib.generate_cells(options.cells[0] // 4, 16, seed=93))
+        return by_application(model, cells, contrast, options.iterations)
+
+    def start(contrast):
+        few = rlnlib.generate_cells(options.cells[0] // 4, 16, seed=94)
+        return start_saves(model, few, contrast, (1e-2, 1e-4, 1e-6))
+
+    for size, count in sorted(zip(options.sizes, options.cells, strict=True)):
+        parts |= {f"random/{size}/{c:g}": partial(random, size, count, c) for c in options.contrasts}
+    parts |= {f"loads/{name}/{c:g}": partial(loaded, name, c) for name in LOADS for c in (10.0, 50.0)}
+    parts |= {f"phases/{name}": partial(of_phases, phases) for name, phases in PHASES.items()}
+    parts |= {f"shapes/{name}/{c:g}": partial(shape, name, c) for name in shapes(2) for c in (10.0, 50.0)}
+    parts["images"] = partial(on_images, model, options.images)
+    parts |= {f"by_application/{c:g}": partial(applications, c) for c in (*options.contrasts, *options.high)}
+    parts |= {f"start/{c:g}": partial(start, c) for c in (10.0, 50.0, 1000.0)}
+    parts |= {f"seconds/{size}": partial(seconds, model, size) for size in (16, 31)}
+    return parts
+
+
+def nested(flat: dict) -> dict:
+    """{"random/31/50": x} -> {"random": {"31": {"50": x}}}; what several files say of the test cells is merged."""
+    table: dict = {"paper_test": {}}
+    for name, value in flat.items():
+        *path, last = name.split("/")
+        if path == ["paper_test"]:
+            table["paper_test"] |= value
+            continue
+        inner = table
+        for key in path:
+            inner = inner.setdefault(key, {})
+        inner[last] = value
+    return table
+
+
 def main():
     options = parse(
         __doc__,
         weights="",
         files=("",),
+        images=("",),
+        parts=("all",),
         contrasts=(2.0, 10.0, 50.0, 100.0, 300.0, 1000.0),
+        high=(3000.0, 10000.0),
         sizes=(16, 31, 32, 64),
         cells=(256, 96, 96, 4),
+        iterations=30,
         test=512,
-        certified=10_000,
+        max_minutes=0.0,
+        folder="runs/scores",
     )
     model = weight_files.load_weights(options.weights) if options.weights else rlnlib.load_pretrained("informed")
-    result: dict = {"weights": weight_files.pretrained_header("informed")} if not options.weights else {}
-
-    def tell(part: str):
-        print(f"{part}: {result[part]}", flush=True)
-
-    result["paper_test"] = {}
-    for path in filter(None, options.files):
-        result["paper_test"] |= on_test_set(model, Path(path), options.test)
-    tell("paper_test")
-    result["random"] = {}
-    for size, count in zip(options.sizes, options.cells, strict=True):
-        stiff = rlnlib.generate_cells(count, size, seed=90)
-        result["random"][str(size)] = {
-            f"{c:g}": summaries(compare(model, stiff, contrast=c)) for c in options.contrasts
-        }
-    tell("random")
-    stiff = rlnlib.generate_cells(options.cells[0] // 2, 16, seed=91)
-    result["loads"] = {
-        name: {f"{c:g}": summaries(compare(model, stiff, load, contrast=c)) for c in (10.0, 50.0)}
-        for name, load in LOADS.items()
-    }
-    tell("loads")
-    result["phases"] = {
-        name: summaries(compare(model, many_phases(options.cells[0] // 4, 16, len(p), 92) % len(p), phases=p))
-        for name, p in PHASES.items()
-    }
-    tell("phases")
-    result["shapes"] = {
-        name: {
-            f"{c:g}": {key: significant(float(value)) for key, value in compare(model, cell, contrast=c).items()}
-            for c in (10.0, 50.0)
-        }
-        for name, cell in shapes(32).items()
-    }
-    tell("shapes")
-    cells = torch.from_numpy(rlnlib.generate_cells(options.cells[0] // 4, 16, seed=93))
-    result["by_application"] = {f"{c:g}": by_application(model, cells, c, 12) for c in options.contrasts}
-    tell("by_application")
-    few = rlnlib.generate_cells(options.cells[0] // 4, 16, seed=94)
-    result["start"] = {f"{c:g}": start_saves(model, few, c, (1e-2, 1e-4, 1e-6)) for c in (10.0, 50.0, 1000.0)}
-    tell("start")
-    result["certificate"] = certificate_holds(model, options.certified)
-    result["seconds"] = {str(size): seconds(model, size) for size in (16, 31)}
+    used = Path(options.weights) if options.weights else weight_files.PRETRAINED / "informed.safetensors"
+    of = {"weights": hashlib.sha256(used.read_bytes()).hexdigest()}
+    of |= {name: list(map(str, getattr(options, name))) for name in ("sizes", "cells", "files", "images")}
+    of |= {"iterations": options.iterations, "test": options.test}
+    path = Path(options.folder) / "parts.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"of": of, "parts": {}}
+    if kept["of"] != of:
+        raise OSError(f"{path} holds scores of {kept['of']}: choose another --folder.")
+    entered, done, left = time.monotonic(), kept["parts"], []
+    for name, make in parts_of(model, options).items():
+        wanted = list(options.parts) == ["all"] or name.split("/")[0] in options.parts
+        in_time = not options.max_minutes or time.monotonic() - entered < 60 * options.max_minutes
+        if name not in done and wanted and in_time:
+            done[name] = make()
+            write_atomically(path, json.dumps(kept).encode())
+            print(f"{name}: {done[name]}", flush=True)
+        if name not in done:
+            left.append(name)
+    header = weight_files.read_header(used)
+    result = {"left": left, "weights": {**header, "sha256": of["weights"]}, **nested(done)}
     write_record("Does one network, trained without a solution, serve every contrast and size?", options, result)
+    print(f"Left: {'; '.join(left)}. Run the same command again to go on." if left else "Complete.")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ is drawn depends on (seed, step) alone, so a run that was killed and resumed end
 The loop is not :func:`rlnlib.training.train`, which presents pairs of cell and strain in epochs, by an RLN's loss, and
 keeps the best epoch. Here are no labels, no epochs and another loss, and two copies of the network share a batch.
 ``--ship`` puts weights, learning curve and test errors into ``data/pretrained`` when the run has ended;
-``experiments/informed.py`` scores the weights in all that they promise, and states the aims.
+``experiments/informed.py`` scores the weights in all that they promise, and states the aims. Each number of the
+recipe and each choice of the network is an option; a run that was cut off goes on by the same command.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ import rlnlib
 import ship
 from rlnlib import informed, provenance, runs, training, weight_files
 from rlnlib._files import write_atomically
+from rlnlib.conjugate_gradient import conjugate_gradient
+from rlnlib.solvers import StoppingRule
 
 AXIAL = torch.tensor([1.0, 0, 0, 0, 0, 0], dtype=torch.float64)
 SHEAR = torch.tensor([0, 0, 0, 0, 0, 1.0], dtype=torch.float64)
@@ -59,9 +62,15 @@ RECIPE = {
     "axial": 0.75,
     "many_phases": 0.15,
     "random_poisson": 0.15,
+    "loss": "energy",  # or "residual"; or "strain", with solutions as labels
+    "pass_weights": [],  # of the passes' losses; none: all alike
+    "large": 0.0,  # part of the steps on larger cells, as many fewer of them as they have more voxels
+    "large_size": 24,
     "validate_every": 250,
     "seed": 0,
 }
+#: The network, where nothing else is asked.
+NETWORK = {"passes": 5, "tied": False, "proximal": "vnet-periodic", "residual": "absolute", "answer": "displacement"}
 
 
 def random_cells(count: int, size: int, seed: int) -> torch.Tensor:
@@ -76,7 +85,7 @@ def draw(cells: torch.Tensor, recipe: dict, step: int, share: int = 0) -> inform
     """
     g = torch.Generator().manual_seed(((recipe["seed"] + 1) * 1_000_003 + step) * SHARES + share)
     young, poisson, strain = [], [], []
-    for _ in range(recipe["batch_size"] // SHARES):
+    for _ in range(max(1, round(recipe["batch_size"] * (recipe["size"] / cells.shape[1]) ** 3) // SHARES)):
         chance = torch.rand(4, generator=g).tolist()
         first, second = (_moved(cells[int(torch.randint(len(cells), (), generator=g))], g).long() for _ in range(2))
         phases = 2 if chance[0] >= recipe["many_phases"] else 3 + int(chance[1] < 0.5)
@@ -94,11 +103,23 @@ def draw(cells: torch.Tensor, recipe: dict, step: int, share: int = 0) -> inform
     return informed.Cells(torch.stack(young), torch.stack(poisson), torch.stack(strain))
 
 
+def is_large(recipe: dict, step: int) -> bool:
+    """Whether a step takes the larger cells."""
+    g = torch.Generator().manual_seed((recipe["seed"] + 1) * 7_000_003 + step)
+    return float(torch.rand((), generator=g)) < recipe["large"]
+
+
 def _gradient(cells, recipe: dict, step: int, dtype, model, share: int) -> float:
     """The loss of a share of the batch; its gradient is left in the model."""
-    batch = draw(cells, recipe, step, share)
+    batch, weights = draw(cells, recipe, step, share), recipe["pass_weights"]
     model.zero_grad()
-    loss = informed.energy_loss(model(batch, dtype, return_iterates=True), batch)
+    iterates = model(batch, dtype, return_iterates=True)
+    if recipe["loss"] == "strain":
+        solution, _ = conjugate_gradient(batch.problem, StoppingRule(1e-4))
+        loss = informed.strain_loss(iterates, batch, solution, weights)
+    else:
+        of = {"energy": informed.energy_loss, "residual": informed.residual_loss}[recipe["loss"]]
+        loss = of(iterates, batch, weights)
     loss.backward()
     return float(loss.detach())
 
@@ -132,20 +153,28 @@ def rate(recipe: dict, step: int) -> float:
     return recipe["learning_rate"] * min(1, (step + 1) / recipe["warm_up"]) * cosine
 
 
-def train(folder, recipe: dict, options: dict | None = None, checkpoint_minutes=3.0, until: int | None = None):
+def train(
+    folder, recipe: dict, options: dict | None = None, checkpoint_minutes=3.0, until: int | None = None, make=None
+):
     """Train an :class:`rlnlib.informed.InformedRLN`, or go on with the training in ``folder``; returns it.
 
     A SIGTERM ends the run after the step under way, with a checkpoint; so does ``until``, a number of steps. A run may
     be given another end than it began with: the cosine then goes to the new one, and ``state["ends"]`` tells so.
+    ``make`` takes the place of :class:`~rlnlib.informed.InformedRLN`.
     """
     folder, path = Path(folder), Path(folder) / "checkpoint.pt"
     torch.manual_seed(recipe["seed"])
-    model = informed.InformedRLN(**(options or {})).train()
+    model = (make or informed.InformedRLN)(**(options or {})).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe["learning_rate"])
     state: dict = {"step": 0, "seconds": 0.0, "loss": 0.0, "learning_curve": [], "ends": [[0, recipe["steps"]]]}
     if path.exists():
         state = _resume(path, model, optimizer, recipe)
     cells = random_cells(recipe["cells"], recipe["size"], seed=1000 + recipe["seed"])
+    large = (
+        random_cells(recipe["cells"] // 4, recipe["large_size"], seed=3000 + recipe["seed"])
+        if recipe["large"]
+        else cells
+    )
     held_out = validation_set(recipe["size"]) if recipe["validate_every"] else []
     dtype = torch.bfloat16 if training.fast_precision("cpu") == "bf16-mixed" else torch.float32
     models = [model, *(copy.deepcopy(model) for _ in range(SHARES - 1))]
@@ -159,8 +188,9 @@ def train(folder, recipe: dict, options: dict | None = None, checkpoint_minutes=
     while state["step"] < recipe["steps"] and state["step"] != until and not stopped:
         for group in optimizer.param_groups:
             group["lr"] = rate(recipe, state["step"])
+        taken = large if recipe["large"] and is_large(recipe, state["step"]) else cells
         losses = list(
-            pool.map(functools.partial(_gradient, cells, recipe, state["step"], dtype), models, range(SHARES))
+            pool.map(functools.partial(_gradient, taken, recipe, state["step"], dtype), models, range(SHARES))
         )
         loss = sum(losses) / SHARES
         for first, *others in zip(*(m.parameters() for m in models), strict=True):
@@ -272,16 +302,23 @@ def score(model, path: Path) -> bytes:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/informed"))
-    parser.add_argument("--steps", type=int, default=RECIPE["steps"])
     parser.add_argument("--ship", action="store_true", help="put the weights into data/pretrained")
     parser.add_argument("--test", action="store_true", help="only test the shipped weights again")
+    for name, value in {**RECIPE, **NETWORK}.items():
+        many = isinstance(value, list)
+        kind = float if many else (lambda word: word == "True") if isinstance(value, bool) else type(value)
+        known = ("energy", "residual", "strain") if name == "loss" else None
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=kind, default=value, nargs="+" if many else None, choices=known)
     options = parser.parse_args()
     if options.test:
         path = weight_files.PRETRAINED / "informed.safetensors"
         write_atomically(path.with_suffix(".test.json"), score(weight_files.load_weights(path), path))
         return
-    recipe = {**RECIPE, "steps": options.steps}
-    model = train(options.folder, recipe)
+    recipe, network = ({name: getattr(options, name) for name in names} for names in (RECIPE, NETWORK))
+    if len(recipe["pass_weights"]) not in (0, network["passes"]):
+        parser.error(f"--pass-weights takes one number for each of the {network['passes']} passes.")
+    model = train(options.folder, recipe, network)
     if read_checkpoint(options.folder / "checkpoint.pt")["state"]["step"] < recipe["steps"]:
         return  # by a signal
     save(model, options.folder, options.folder / "informed.safetensors")

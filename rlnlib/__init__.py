@@ -6,14 +6,16 @@ Read the lesson in this order; the other modules serve it.
 - The equation: :mod:`~rlnlib.discretizations`, :mod:`~rlnlib.green`, :mod:`~rlnlib.lippmann_schwinger`.
 - Its solution: :mod:`~rlnlib.solvers`, :mod:`~rlnlib.conjugate_gradient`, :mod:`~rlnlib.voxel_fe`.
 - Learning it: :mod:`~rlnlib.networks`, :mod:`~rlnlib.rln`, :mod:`~rlnlib.training`, :mod:`~rlnlib.metrics`.
-- Beyond the paper: :mod:`~rlnlib.regression`, :mod:`~rlnlib.certificate`, :mod:`~rlnlib.informed`.
+- Beyond the paper: :mod:`~rlnlib.regression`, :mod:`~rlnlib.certificate`, :mod:`~rlnlib.informed`,
+  :mod:`~rlnlib.prediction`.
 """
 
 from rlnlib._version import __version__
 from rlnlib.images import load_cell
-from rlnlib.informed import InformedRLN, predict
+from rlnlib.informed import InformedRLN
 from rlnlib.metrics import mase
 from rlnlib.microstructure import generate_cells
+from rlnlib.prediction import predict
 from rlnlib.published import load_published
 from rlnlib.rln import RLN, predict_strain
 from rlnlib.solvers import Solution

@@ -12,22 +12,18 @@ Ritz methods train on the energy.
 from __future__ import annotations
 
 import functools
-import math
-import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from rlnlib import _checks, certificate, discretizations, elasticity, fast, green, networks, solvers
-from rlnlib.conjugate_gradient import conjugate_gradient
-from rlnlib.problem import CellProblem, cell_problem
-from rlnlib.solvers import Solution, StoppingRule
+from rlnlib import _checks, certificate, discretizations, elasticity, green, networks, solvers
 from rlnlib.voxel_fe import VoxelProblem
 
 #: Poisson's ratio of the reference medium whose Green operator each pass sees, whatever the phases are.
 REFERENCE_POISSON = 0.3
-#: Channels of :meth:`Cells.features`: strain, stress, Young's modulus, preconditioned residual.
-FEATURES = 6 + 6 + 1 + 3
+#: What a pass may be told of the preconditioned residual, and what it may answer with: see :class:`InformedRLN`.
+RESIDUALS, ANSWERS = ("absolute", "relative", "none"), ("displacement", "polarization")
 
 
 class Cells:
@@ -97,19 +93,34 @@ class Cells:
         return torch.where(image > 0, solvers.inner(u, self.problem.rhs) / torch.where(image > 0, image, 1), 0)
 
     def features(self, u: torch.Tensor) -> torch.Tensor:
-        """What a pass is told: strain, stress over its mean, log(E / mean E) / 2, K_0^-1 r / mean E.
+        """What a pass is told of the field: strain, stress over its mean, log(E / mean E) / 2.
 
-        Poisson's ratios show in the stress and the strain. No gradient flows through the residual.
-
-        Shape: (B, 3, N...) -> (B, FEATURES, N...).
+        Poisson's ratios show in the stress and the strain. Shape: (B, 3, N...) -> (B, 13, N...).
         """
         strain = self.strain(u)
         stress = self.stress(strain)
         mean = stress.norm(dim=1, keepdim=True).mean((2, 3, 4), keepdim=True)
         stress = stress / mean.clamp(min=torch.finfo(mean.dtype).tiny)
-        with torch.no_grad():
-            z = self.problem.precondition(self.residual(u)) / self._mean_young
-        return torch.cat([_squashed(strain), _squashed(stress), self._stiffness, z], 1)
+        return torch.cat([_squashed(strain), _squashed(stress), self._stiffness], 1)
+
+    @torch.no_grad()
+    def correction(self, u: torch.Tensor) -> torch.Tensor:
+        """z = K_0^-1 r / mean E, what is still wrong, in waves of every length; no gradient flows through it.
+
+        Shape: (B, 3, N...) -> (B, 3, N...).
+        """
+        return self.problem.precondition(self.residual(u)) / self._mean_young
+
+    def strain_of(self, u: torch.Tensor) -> torch.Tensor:
+        """B u alone, the voxel means. Shape: (B, 3, N...) -> (B, 6, N...)."""
+        return self.problem.strain(u.contiguous(), torch.zeros_like(self.macroscopic_strain))
+
+    def of_polarization(self, stress: torch.Tensor) -> torch.Tensor:
+        """-K_0^-1 B^T sigma: the answer of the reference medium, of modulus 1, to a polarization; differentiable.
+
+        Shape: (B, 6, N...) -> (B, 3, N...).
+        """
+        return _OfPolarization.apply(stress, self)
 
 
 class _ProblemOfFields(VoxelProblem):
@@ -154,11 +165,56 @@ class _Energy(torch.autograd.Function):
         return gradient.view(-1, 1, 1, 1, 1).to(of_energy) * of_energy, None
 
 
+class _OfPolarization(torch.autograd.Function):
+    """K_0^-1 is its own adjoint, and that of B^T is B."""
+
+    @staticmethod
+    def forward(context, stress, cells):
+        context.cells = cells
+        return -cells.problem.precondition(cells.forces(stress))
+
+    @staticmethod
+    def backward(context, gradient):
+        return -context.cells.strain_of(context.cells.problem.precondition(gradient.contiguous())), None
+
+
+class _ResidualNorm(torch.autograd.Function):
+    """r . K_0^-1 r of each cell; K is its own adjoint."""
+
+    @staticmethod
+    def forward(context, u, cells):
+        residual, voxels = cells.residual(u), u[0, 0].numel()
+        z = cells.problem.precondition(residual)
+        context.save_for_backward(cells.problem.apply(z.contiguous()) * (-2 / voxels))
+        return solvers.inner(residual.double(), z.double()) / voxels
+
+    @staticmethod
+    def backward(context, gradient):
+        (of_norm,) = context.saved_tensors
+        return gradient.view(-1, 1, 1, 1, 1).to(of_norm) * of_norm, None
+
+
+def start_at_zero(network: nn.Module) -> None:
+    """Let an untrained network answer with zeros: the last convolution is set to zero."""
+    last = [layer for layer in network.modules() if isinstance(layer, nn.Conv3d)][-1]
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
+
+
 class InformedRLN(nn.Module):
     """A recurrent localization network that is told the equation: see the module.
 
-    ``proximal`` is a name of :data:`rlnlib.networks.PROXIMALS`; with ``tied`` all passes share one network. The last
-    convolution of each starts at zero: the untrained network answers with the macroscopic strain.
+    The last convolution of each pass starts at zero: the untrained network answers with the macroscopic strain.
+
+    Args:
+        passes: proximal networks one after the other.
+        tied: all passes share one network.
+        proximal: a name of :data:`rlnlib.networks.PROXIMALS`.
+        residual: "absolute": a pass is told z = K_0^-1 r. "relative": it is told z over the size s of the strain of z,
+            and its answer is multiplied by s / sqrt(1 + s^2): a small residual is seen as well as a large one, and the
+            solution is a field that every pass leaves alone, whatever the weights are. "none": it is not told.
+        answer: "displacement": a pass answers with the increment of u. "polarization": with a stress, to which the
+            reference medium answers; z is then told by its strain, so that all that a pass sees and says is local.
 
     Symmetries: exactly proportional to the macroscopic strain and indifferent to a factor on all moduli; commutes with
     shifts by an even number of voxels on even axes. All else is only learned.
@@ -167,27 +223,53 @@ class InformedRLN(nn.Module):
     of zero mean, in voxel edges; with ``return_iterates`` a list of one such field for each pass.
     """
 
-    def __init__(self, passes: int = 5, tied: bool = False, proximal: str = "vnet-periodic"):
+    def __init__(
+        self,
+        passes: int = 5,
+        tied: bool = False,
+        proximal: str = "vnet-periodic",
+        residual: str = "absolute",
+        answer: str = "displacement",
+    ):
         super().__init__()
         self.passes = _checks.positive_integer("passes", passes, most=1000)
         _checks.one_of("proximal", proximal, networks.PROXIMALS)
         tied = _checks.boolean("tied", tied)
-        self.config: dict = {"passes": self.passes, "tied": tied, "proximal": proximal}
+        self.residual, self.answer = (
+            _checks.one_of("residual", residual, RESIDUALS),
+            _checks.one_of("answer", answer, ANSWERS),
+        )
+        self.config: dict = {
+            "passes": self.passes,
+            "tied": tied,
+            "proximal": proximal,
+            "residual": residual,
+            "answer": answer,
+        }
+        outputs = 3 if answer == "displacement" else 6
+        inputs = 6 + 6 + 1 + (0 if residual == "none" else outputs)
         self.proximals = nn.ModuleList(
-            networks.make_proximal(proximal, FEATURES, 3) for _ in range(1 if tied else self.passes)
+            networks.make_proximal(proximal, inputs, outputs) for _ in range(1 if tied else self.passes)
         )
         for network in self.proximals:
-            last = [layer for layer in network.modules() if isinstance(layer, nn.Conv3d)][-1]
-            for parameter in last.parameters():
-                nn.init.zeros_(parameter)
+            start_at_zero(network)
         self.float()  # whatever torch's default is
 
     def direction(self, number: int, cells: Cells, u: torch.Tensor, dtype=torch.float32) -> torch.Tensor:
         """The increment of u that pass ``number`` proposes. Shape: (B, 3, N...) -> (B, 3, N...)."""
-        features = cells.features(u).float()
+        told, size = [cells.features(u)], u.new_ones(())
+        if self.residual != "none":
+            z = cells.correction(u)
+            strain = cells.strain_of(z)
+            if self.residual == "relative":
+                size = strain.square().sum(1, keepdim=True).mean((2, 3, 4), keepdim=True).sqrt()
+            seen = z if self.answer == "displacement" else strain
+            told.append(seen / torch.where(size > 0, size, 1) if self.residual == "relative" else seen)
         with torch.autocast(u.device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
-            increment = self.proximals[number % len(self.proximals)](features)
-        increment = increment.to(u)
+            answer = self.proximals[number % len(self.proximals)](torch.cat(told, 1).float())
+        increment = answer.to(u) * (size * (1 + size.square()).rsqrt() if self.residual == "relative" else size)
+        if self.answer == "polarization":
+            increment = cells.of_polarization(increment)
         return increment - increment.mean((2, 3, 4), keepdim=True)
 
     def forward(self, cells: Cells, dtype=torch.float32, return_iterates: bool = False):
@@ -212,133 +294,36 @@ class InformedRLN(nn.Module):
         return list(certificate.guarded_steps(cells.problem, torch.zeros_like(cells.problem.rhs), proposals))
 
 
-def energy_loss(iterates: list[torch.Tensor], cells: Cells) -> torch.Tensor:
-    """Mean over cells and passes of log W(u_i).
+def energy_loss(iterates: Sequence[torch.Tensor], cells: Cells, weights: Sequence[float] = ()) -> torch.Tensor:
+    """Mean over cells, and weighted mean over passes, of log W(u_i).
 
     W(u) / W* - 1 is the relative error of the effective stiffness along the load (W* the least energy), so the
     logarithm makes cells of all stiffnesses count alike.
     """
-    return torch.stack([cells.energy(u).log().mean() for u in iterates]).mean()
+    return _over_passes([cells.energy(u).log().mean() for u in iterates], weights)
 
 
-#: The load that a network was trained on, (axial, shear) = (11, 12), and the two axes whose exchange leads to it, for
-#: each Mandel component 11, 22, 33, 23, 13, 12.
-_TRAINED = ((0, (0, 0)), (0, (0, 1)), (0, (0, 2)), (5, (0, 2)), (5, (1, 2)), (5, (0, 0)))
-#: Voxels predicted together, at most: as for :func:`rlnlib.predict_strain`.
-_BATCH_VOXELS = {"cpu": 3 * 2**15, "cuda": 2**20}
+def residual_loss(iterates: Sequence[torch.Tensor], cells: Cells, weights: Sequence[float] = ()) -> torch.Tensor:
+    """Mean over cells, and weighted mean over passes, of log(r . K_0^-1 r) / 2: each halving counts alike.
 
-
-def predict(
-    model: InformedRLN,
-    stiff,
-    contrast: float | None = None,
-    poisson: float = 0.3,
-    macroscopic_strain=(1, 0, 0, 0, 0, 0),
-    phases: list[tuple[float, float]] | None = None,
-    rtol: float | None = None,
-    energy_rtol: float | None = None,
-    max_iterations: int = 2000,
-    guaranteed: bool = False,
-    network_dtype: torch.dtype = torch.float32,
-    dtype: torch.dtype = torch.float64,
-    device=None,
-) -> Solution:
-    """Predict strain and stress of periodic cells, and bound the effective stiffness along the macroscopic strain.
-
-    The network predicts one field for each component of the macroscopic strain that is not zero, turned to the axial
-    or the shear load that it was trained on by an exchange of axes; the fields add up, as the equation is linear. Each
-    is scaled to its least energy: so one far off the mark, as at a contrast beyond the training's, does little harm.
-
-    Args:
-        model: the network; it is used in evaluation mode and left as it was.
-        stiff, contrast, poisson, macroscopic_strain, phases: as for :func:`rlnlib.solve_strain`.
-        rtol: go on from the prediction by conjugate gradients until ``||f - K u|| <= rtol ||f||``.
-        energy_rtol: go on until the bounds are as close as that, relative to the upper one. One of the two at most.
-        max_iterations: of conjugate gradients.
-        guaranteed: take the passes of :meth:`InformedRLN.guaranteed`.
-        network_dtype: torch.bfloat16 runs the convolutions in reduced precision.
-        dtype: of the answer's fields. All but the network is computed in float64.
-        device: where to compute; by default where the model is.
-
-    Returns:
-        A :class:`~rlnlib.solvers.Solution` with ``displacement`` and ``energy_bounds``. ``iterations`` counts those
-        of conjugate gradients. Without a tolerance, ``converged`` is True only for a cell whose residual is 0.
-
-    Raises:
-        ValueError: for whatever :func:`rlnlib.solve_strain` refuses, or an odd axis that is too short for the network.
+    It needs no label either. Where the energy looks at the cells that are worst, this one looks at all.
     """
-    if not isinstance(model, InformedRLN):
-        raise ValueError(
-            f"model must be the network of load_pretrained('informed') or another InformedRLN, not a "
-            f"{type(model).__name__}; rlnlib.predict_strain serves the networks of the paper."
-        )
-    problem = cell_problem(stiff, contrast, poisson, macroscopic_strain, phases)
-    _checks.floating(dtype)
-    _checks.floating(network_dtype, (torch.float32, torch.bfloat16), "network_dtype")
-    guaranteed = _checks.boolean("guaranteed", guaranteed)
-    if rtol is not None and energy_rtol is not None:
-        raise ValueError("Give rtol or energy_rtol, and not both.")
-    if energy_rtol is not None:
-        _checks.positive("energy_rtol", energy_rtol)
-    stopping = StoppingRule(1.0 if rtol is None else rtol, max_iterations=max_iterations)
-    home = next(model.parameters()).device
-    device = _checks.as_device(device, home)
-    reference = green.kept_operator(problem.shape, "bbar", *certificate.softest_medium(problem.phases), device=device)
-    together, workers = fast.cores.chunking(math.prod(problem.shape), device, _BATCH_VOXELS)
-    together = min(together, math.ceil(len(problem) / workers))  # few cells keep all workers busy, too
-
-    @torch.no_grad()  # here, since it holds for one thread
-    def answer(first: int) -> Solution:
-        cells = problem.part(slice(first, first + together), device)
-        u = _superposed(model, cells, guaranteed, network_dtype)
-        equilibrium = VoxelProblem(cells, reference)
-        if rtol is not None:
-            u, statistics = conjugate_gradient(equilibrium, stopping, start=u)
-        else:
-            u, statistics = certificate.solve_within_bounds(
-                equilibrium, u, cells.macroscopic_strain, energy_rtol, max_iterations
-            )
-        strain = equilibrium.strain(u, cells.macroscopic_strain)
-        stress = elasticity.hooke(strain, *cells.lame())
-        bounds = certificate.energy_bounds(equilibrium, u, cells.macroscopic_strain, reference)
-        known = {**vars(statistics), "displacement": u, "energy_bounds": bounds}
-        return Solution(strain, stress, stress.mean((2, 3, 4)), **known).to(dtype)
-
-    was_training = model.training
-    model.eval().to(device)
-    try:
-        parts = fast.cores.map_on_cores(answer, range(0, len(problem), together), workers)
-        solution = solvers.concatenate(list(parts))
-    finally:
-        model.train(was_training).to(home)
-    if rtol is not None:
-        solvers.warn_of_failures(solution, stopping)
-    elif energy_rtol is not None and not bool(solution.converged.all()):
-        failed = torch.nonzero(~solution.converged).flatten().tolist()
-        warnings.warn(
-            f"The bounds of {len(failed)} of {len(problem)} cells, the first of them cell {failed[0]}, are not within "
-            f"energy_rtol={energy_rtol:g} after {max_iterations} iterations: raise max_iterations.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return solution
+    tiny = torch.finfo(torch.float32).tiny
+    return _over_passes([_ResidualNorm.apply(u, cells).clamp(min=tiny).log().mean() / 2 for u in iterates], weights)
 
 
-def _superposed(model, cells: CellProblem, guaranteed: bool, network_dtype) -> torch.Tensor:
-    """Sum over the components of the macroscopic strain. Shape: -> (B, 3, N...) float64."""
-    labels, strain = cells.labels, cells.macroscopic_strain
-    moduli = torch.tensor(cells.phases, dtype=torch.float64, device=labels.device)
-    total = labels.new_zeros((len(labels), 3, *labels.shape[1:]), dtype=torch.float64)
-    for component, (trained, (a, b)) in enumerate(_TRAINED):
-        loaded = torch.nonzero(strain[:, component]).flatten()
-        if not len(loaded):
-            continue
-        young, poisson = moduli[labels[loaded].transpose(1 + a, 1 + b).contiguous()].unbind(-1)
-        unit = torch.eye(6, dtype=torch.float64, device=labels.device)[trained].expand(len(loaded), 6)
-        turned = Cells(young, poisson, unit, torch.float64 if guaranteed else torch.float32)
-        u = model.guaranteed(turned, dtype=network_dtype)[-1] if guaranteed else model(turned, network_dtype)
-        u = u * turned.best_factor(u).view(-1, 1, 1, 1, 1)
-        order = [b if i == a else a if i == b else i for i in range(3)]
-        part = u.double().transpose(2 + a, 2 + b)[:, order] * strain[loaded, component].view(-1, 1, 1, 1, 1)
-        total[loaded] += part
-    return total - total.mean((2, 3, 4), keepdim=True)
+def strain_loss(
+    iterates: Sequence[torch.Tensor], cells: Cells, solution: torch.Tensor, weights: Sequence[float] = ()
+) -> torch.Tensor:
+    """Mean over cells, and weighted mean over passes, of the MASE of the loaded component, as a fraction (eq. 29).
+
+    The loss with labels: ``solution`` is u of the solved cells, (B, 3, N...).
+    """
+    loaded = cells.macroscopic_strain.abs().argmax(1).view(-1, 1, 1, 1, 1).expand(-1, 1, *solution.shape[2:])
+    true = cells.strain(solution).gather(1, loaded)
+    return _over_passes([(cells.strain(u).gather(1, loaded) - true).abs().mean() for u in iterates], weights)
+
+
+def _over_passes(losses: list[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+    by_pass = torch.stack(losses)
+    return by_pass.mean() if not weights else (by_pass * by_pass.new_tensor(weights)).sum() / sum(weights)

@@ -259,3 +259,99 @@ def test_weights_come_back_from_a_file_with_what_it_says_about_them(tmp_path):
     assert weight_files.read_header(tmp_path / "a.safetensors")["recipe"] == {"steps": 3}
     with pytest.raises(ValueError, match="leave contrast and size out"):
         rlnlib.load_pretrained("informed", 10)
+
+
+def test_the_predicted_mean_stress_is_the_prescribed_one():
+    model, cell = random_network(passes=1), labels((2, 6, 4, 6))
+    free = [float("nan")] * 6
+    stress = torch.tensor([[0.7, 0, 0, 0, 0, 0.2], [1.0, 0.1, -0.5, 0, 0.3, 0]])
+    found = rlnlib.predict(model, cell, phases=PHASES, macroscopic_stress=stress)
+    assert float((found.effective_stress - stress).abs().max()) < 1e-5
+    assert not bool(found.converged.any())
+    mixed = rlnlib.predict(
+        model, cell, phases=PHASES, macroscopic_strain=[1.0, *free[1:]], macroscopic_stress=[free[0], 0, 0, 0.1, 0, 0]
+    )
+    assert float((mixed.strain[:, 0].mean((1, 2, 3)) - 1).abs().max()) < 1e-12
+    assert float((mixed.effective_stress[:, 1:] - torch.tensor([0, 0, 0.1, 0, 0])).abs().max()) < 1e-5
+    assert float(mixed.effective_stress[:, 0].min()) > 0.1  # it is not all zero
+
+
+def test_with_a_tolerance_a_prescribed_stress_leads_to_the_solution():
+    model, cell, stress = random_network(passes=1), labels((1, 4, 4, 6)), (1.0, 0, 0, 0, 0, 0.5)
+    truth = rlnlib.solve_strain(cell, phases=PHASES, macroscopic_stress=stress, rtol=1e-10)
+    found = rlnlib.predict(model, cell, phases=PHASES, macroscopic_stress=stress, rtol=1e-9)
+    assert bool(found.converged.all())
+    assert float((found.strain - truth.strain).abs().max()) < 1e-6 * float(truth.strain.abs().max())
+    rough = rlnlib.predict(model, cell, phases=PHASES, macroscopic_stress=stress)
+    assert float((rough.strain - truth.strain).abs().max()) > 1e-3 * float(truth.strain.abs().max())
+
+
+def test_the_edge_of_a_voxel_scales_the_displacement_and_cubes_alone_are_taken():
+    model, cell = random_network(passes=1), labels((1, 4, 6, 4))
+    one, other = (rlnlib.predict(model, cell, phases=PHASES, spacing=(e, e, e)) for e in (1, 0.25))
+    assert torch.equal(one.displacement, 4 * other.displacement) and torch.equal(one.strain, other.strain)
+    with pytest.raises(ValueError, match=r"three equal edges.*solve_strain"):
+        rlnlib.predict(model, cell, phases=PHASES, spacing=(1, 1, 2))
+    with pytest.raises(ValueError, match="11 have both or neither"):
+        rlnlib.predict(
+            model, cell, phases=PHASES, macroscopic_strain=[1.0] + [float("nan")] * 5, macroscopic_stress=[0.0] * 6
+        )
+
+
+CHOICES = [(residual, answer) for residual in informed.RESIDUALS for answer in informed.ANSWERS]
+
+
+@pytest.mark.parametrize(("residual", "answer"), CHOICES)
+def test_every_choice_of_what_a_pass_is_told_and_answers_is_trained_and_stays_exact(residual, answer, tmp_path):
+    model = random_network(passes=2, proximal="three-layer", residual=residual, answer=answer)
+    cells = random_cells()
+    loss = informed.energy_loss(model(cells, return_iterates=True), cells)
+    loss.backward()
+    assert all(float(p.grad.abs().max()) > 0 for p in model.parameters() if p.dim() > 1)
+    load = torch.tensor([0.3, -1, 0.2, 0.7, 0, 1.1], dtype=torch.float64)
+    solution = rlnlib.predict(model, labels(), phases=PHASES, macroscopic_strain=load)
+    assert float((solution.strain.mean((2, 3, 4)) - load).abs().max()) < 1e-12
+    weight_files.save_weights(tmp_path / "w.safetensors", model)
+    again = weight_files.load_weights(tmp_path / "w.safetensors")
+    assert torch.equal(
+        rlnlib.predict(again, labels(), phases=PHASES).strain, rlnlib.predict(model, labels(), phases=PHASES).strain
+    )
+
+
+@pytest.mark.parametrize("answer", informed.ANSWERS)
+def test_told_the_relative_residual_every_pass_leaves_the_solution_alone(answer):
+    cells = random_cells(dtype=torch.float64)
+    u, _ = conjugate_gradient(cells.problem, solvers.StoppingRule(1e-11))
+    size = float(cells.strain_of(u).norm())
+    moved = {}
+    for residual in ("relative", "absolute"):
+        model = random_network(passes=1, size=1.0, residual=residual, answer=answer)
+        moved[residual] = float(cells.strain_of(model.direction(0, cells, u).detach()).norm()) / size
+    assert moved["relative"] < 1e-7 and moved["absolute"] > 1e-3
+
+
+@pytest.mark.parametrize("answer", informed.ANSWERS)
+def test_the_gradient_through_the_passes_against_finite_differences(answer):
+    """That of the polarization's field and of the residual's norm, too."""
+    cells = random_cells((1, 4, 3, 2), dtype=torch.float64)
+    g = torch.Generator().manual_seed(1)
+    u = torch.randn(cells.problem.rhs.shape, generator=g, dtype=torch.float64, requires_grad=True)
+    stress = torch.randn(1, 6, 4, 3, 2, generator=g, dtype=torch.float64, requires_grad=True)
+    if answer == "polarization":
+        assert torch.autograd.gradcheck(cells.of_polarization, stress)
+    else:
+        assert torch.autograd.gradcheck(lambda u: informed._ResidualNorm.apply(u, cells), u)
+
+
+def test_losses_weigh_passes_and_the_labels_are_those_of_the_loaded_component():
+    cells = random_cells(load=torch.tensor([[0, 0, 0, 0, 0, 1.0]]).expand(2, 6))
+    zero = torch.zeros_like(cells.problem.rhs)
+    u, _ = conjugate_gradient(cells.problem, solvers.StoppingRule(1e-6))
+    for loss in (informed.energy_loss, informed.residual_loss):
+        first, last = loss([zero], cells), loss([u], cells)
+        assert float(last) < float(first)
+        assert torch.allclose(loss([zero, u], cells, [1.0, 3.0]), (first + 3 * last) / 4)
+        assert torch.allclose(loss([zero, u], cells), (first + last) / 2)
+    mase = rlnlib.mase(torch.ones_like(cells.strain(u)[:, 5]), cells.strain(u)[:, 5]).mean() / 100
+    assert torch.allclose(informed.strain_loss([zero, u], cells, u, [1.0, 0.0]), mase.float(), rtol=1e-4)
+    assert float(informed.strain_loss([u], cells, u)) == 0

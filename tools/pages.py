@@ -77,11 +77,11 @@ def informed_card() -> str:
         header = weight_files.pretrained_header("informed")
     except ValueError:
         return ""
-    recipe, metrics = header["recipe"], header["metrics"]
+    recipe, metrics, answer = header["recipe"], header["metrics"], header["config"].get("answer", "displacement")
     rows = {
         "file": '`data/pretrained/informed.safetensors`, `rlnlib.load_pretrained("informed")`, for `rlnlib.predict`',
         "network": f"{header['config']['passes']} passes; proximal operator `{header['config']['proximal']}`; "
-        "it sees strain, stress, stiffness and preconditioned residual, and answers with a displacement",
+        f"it sees strain, stress, stiffness and preconditioned residual, and answers with a {answer}",
         "training": f"{metrics['presented']:,} random cells of ${recipe['size']}^3$, no solution of any; "
         f"contrasts 1 to {recipe['largest_contrast']:g}; {metrics['minutes']:g} minutes of two busy cores",
         "holds for": "isotropic phases; tested at the contrasts, sizes, loads and phases of "

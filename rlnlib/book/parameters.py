@@ -38,6 +38,7 @@ PARAMETERS: dict[str, Parameter] = {
     "grain_size": Parameter((1, 512), 3, 5),
     "largest_grain": Parameter((1, 512), 5, 8),
     "stiff_fraction": Parameter((0.0, 1.0), 0.4, 0.6),
+    "target_stiffness": Parameter((0.0, 1.0), 0.3, 0.7),
     "contrast": Parameter((1e-6, 1e6), 10.0, 50.0),
     "largest_contrast": Parameter((3.0, 1e6), 10.0, 30.0),  # the sweeps start at 2 and 3
     "conductivity": Parameter((1e-6, 1e6), 20.0, 5.0),

@@ -107,3 +107,28 @@ def test_a_batch_has_the_contrasts_phases_ratios_and_loads_that_the_recipe_says(
     assert abs(axial - 0.75) < 0.08 and abs(common - 0.85) < 0.08
     assert abs((phases > 2).float().mean() - 0.15) < 0.08 and int(phases.max()) == 4
     assert 1 <= contrast.min() < 1.2 and 200 < contrast.max() <= 300.01
+
+
+@pytest.mark.parametrize("loss", ["energy", "residual", "strain"])
+def test_each_loss_and_the_larger_cells_train_and_resume(loss, tmp_path):
+    recipe = {**TINY, "loss": loss, "large": 0.5, "large_size": 8, "pass_weights": [2.0]}
+    assert len({experiment.is_large(recipe, step) for step in range(6)}) == 2
+    whole = experiment.train(tmp_path / "whole", recipe, NETWORK).state_dict()
+    for until in (3, None):
+        parts = experiment.train(tmp_path / "parts", recipe, NETWORK, until=until).state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in parts.items())
+
+
+def test_the_recipe_and_the_network_are_options(tmp_path, monkeypatch):
+    given = {"steps": 1, "size": 6, "cells": 8, "batch-size": 2, "validate-every": 0, "passes": 2, "tied": True}
+    given |= {"answer": "polarization", "folder": tmp_path}
+    command = ["train_informed.py", "--pass-weights", "1", "3"]
+    command += [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    monkeypatch.setattr("sys.argv", command)
+    experiment.main()
+    saved = experiment.read_checkpoint(tmp_path / "checkpoint.pt")
+    assert saved["recipe"]["pass_weights"] == [1.0, 3.0] and saved["config"]["answer"] == "polarization"
+    assert saved["config"]["tied"] is True and (tmp_path / "informed.safetensors").exists()
+    monkeypatch.setattr("sys.argv", [*command, "--passes", "3"])
+    with pytest.raises(SystemExit):
+        experiment.main()
