@@ -1,14 +1,12 @@
 """How far from our truth are the networks released with the paper, on the paper's own kind of test cells?
 
-    python -m rlnlib.dataset make --profile paper --contrast 10 paper-10.h5        # and the same with 50
-    RLN_REFERENCE_DATA=FOLDER python experiments/published.py --files paper-10.h5 paper-50.h5 \\
-        --out data/results/published.json
+    RLN_REFERENCE_DATA=FOLDER python experiments/published.py --out data/results/published.json
 
-Scores each network on the test part of the paper profile's data (8,192 cells of 31^3) with the mean of each cell
-subtracted; on the first --few cells also with that of the batch of 32, as the released code does, and the RLN-t for
-more passes than it was trained for. The cells come in an order drawn from --seed, and every network has the same ones,
-so that those scored so far are a random part of the whole. --folder keeps block by block what is scored, and the same
-command goes on; after --max-minutes the record says how many of the cells it speaks of.
+Scores each network on the test part of the paper profile's data (8,192 cells of 31^3, solved here), with the mean of
+each cell subtracted. On the first --few cells also with that of the batch of 32, as the released code does, and the
+RLN-t for more passes than it was trained for. The cells come in an order drawn from --seed, and every network has the
+same ones, so that those scored so far are a random part of the whole. --folder keeps block by block what is scored, and
+the same command goes on; after --max-minutes the record says how many of the cells it speaks of.
 Convolutions are in bfloat16 where that is fast; the record says what that changes on the first block.
 """
 
@@ -19,11 +17,13 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import rlnlib
 from rlnlib import dataset, metrics, provenance, training
 from rlnlib._files import write_atomically
+from rlnlib.dataset import making
 from rlnlib.rln import RLN
 
 #: File of each released network, by kind.
@@ -41,21 +41,21 @@ def errors_by_pass(model: RLN, stiff, true, passes: int, precision: str) -> torc
     return torch.stack([rlnlib.mase(field, true) for field in fields], dim=1)
 
 
-def score_block(data: Path, order: list[int], begin: int, options, precision: str) -> dict:
+def score_block(design: dataset.Parameters, order: np.ndarray, begin: int, options, precision: str) -> dict:
     """Errors of every network on one block of cells. Shape: -> by kind and mean, (cells, passes)."""
-    contrast = dataset.read_parameters(data).contrast
-    few, folder = begin < options.few, Path(os.environ["RLN_REFERENCE_DATA"]) / "published"
-    items = dataset.StrainDataset(data, "test", in_memory=False).__getitems__(order[begin : begin + BATCH])
-    stiff, true = (torch.stack(field) for field in zip(*items, strict=True))
+    few, records = begin < options.few, order[begin : begin + BATCH]
+    contrast, folder = design.contrast, Path(os.environ["RLN_REFERENCE_DATA"]) / "published"
+    solved = making.solve(design, records, torch.device("cpu"))
+    stiff, true = (torch.from_numpy(solved[name]) for name in ("stiff", "strain_xx"))
     found = {}
     for kind, name in RELEASED.items():
         for choice in ("cell", "batch") if few else ("cell",):
             model = rlnlib.load_published(folder / name.format(contrast), batch_mean=choice == "batch")
-            passes = options.passes if few else model.passes
-            by_pass = errors_by_pass(model, stiff, true, passes, precision)
-            found[f"{kind} {choice}"] = [[round(error, 3) for error in row] for row in by_pass.tolist()]
-            if begin == 0 and precision != "32-true":
-                found[f"{kind} {choice} exact"] = errors_by_pass(model, stiff, true, passes, "32-true").tolist()
+            trained = model.passes
+            rows = errors_by_pass(model, stiff, true, options.passes if few else trained, precision).tolist()
+            found[f"{kind} {choice}"] = [[round(error, 3) for error in row] for row in rows]
+            if begin == 0 and choice == "cell" and precision != "32-true":
+                found[f"{kind} exact"] = errors_by_pass(model, stiff, true, trained, "32-true").tolist()
     return found
 
 
@@ -82,26 +82,21 @@ def summarized(blocks: list[dict], kind: str, trained: int) -> dict:
         }
         if longer := [row for row in rows if len(row) > trained]:
             found[f"{choice}_mean"]["more_passes"] = {"cells": len(longer), "by_pass": brief(longer)}
-    if exact := of("cell exact"):
-        apart = torch.tensor([row[trained - 1] for row in of("cell")][: len(exact)]) - torch.tensor(
-            [row[trained - 1] for row in exact]
-        )
-        found["drift"] = {
-            "cells": len(exact),
-            "mean": round(float(apart.mean()), 4),
-            "largest": round(float(apart.abs().max()), 4),
-        }
+    if exact := [row[-1] for row in of("exact")]:
+        apart = torch.tensor([row[trained - 1] for row in of("cell")[: len(exact)]]) - torch.tensor(exact)
+        mean, largest = round(float(apart.mean()), 4), round(float(apart.abs().max()), 4)
+        found["drift"] = {"cells": len(exact), "mean": mean, "largest": largest}
     return found
 
 
 def main():
     options = provenance.parse(
         __doc__,
-        files=("",),
+        contrasts=(10.0, 50.0),
         folder="runs/published",
         cells=8192,
         passes=10,
-        few=512,
+        few=64,
         seed=0,
         threads=0,
         max_minutes=math.inf,
@@ -112,20 +107,21 @@ def main():
     precision = training.fast_precision("cpu")
     for name in ("max_minutes", "threads"):
         delattr(options, name)  # they say nothing of the result
-    sets = {dataset.read_parameters(path).contrast: path for path in map(Path, options.files)}
-    blocks: dict[float, list[dict]] = {contrast: [] for contrast in sets}
-    generator = torch.Generator().manual_seed(options.seed)
-    all_cells = len(dataset.StrainDataset(next(iter(sets.values())), "test", in_memory=False))
-    order = torch.randperm(all_cells, generator=generator)[: options.cells].tolist()
+    designs = [dataset.Parameters(**dataset.PROFILES["paper"], contrast=contrast) for contrast in options.contrasts]
+    test = np.flatnonzero(dataset.draw_split(designs[0].n, designs[0].seed) == dataset.SPLITS.index("test"))
+    order = np.random.default_rng(options.seed).permutation(test)[: options.cells]
+    blocks: dict[float, list[dict]] = {contrast: [] for contrast in options.contrasts}
     for begin in range(0, len(order), BATCH):
-        for contrast, data in sets.items():
-            path = folder / f"{contrast:g}-{begin}.json"
+        for design in designs:
+            path = folder / f"{design.contrast:g}-{begin}.json"
             if not path.exists() and time.monotonic() < deadline:
-                write_atomically(path, json.dumps(score_block(data, order, begin, options, precision)).encode())
+                found = score_block(design, order, begin, options, precision)
+                write_atomically(path, json.dumps(found).encode())
+                print(design.contrast, begin, flush=True)
             if path.exists():
-                blocks[contrast].append(json.loads(path.read_text(encoding="utf-8")))
-    for contrast, data in sets.items():
-        networks = {}
+                blocks[design.contrast].append(json.loads(path.read_text(encoding="utf-8")))
+    for design in designs:
+        contrast, networks = design.contrast, {}
         for kind, name in RELEASED.items() if blocks[contrast] else ():
             file = released / name.format(contrast)
             about = {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
@@ -135,7 +131,7 @@ def main():
         cells = min(len(order), BATCH * len(blocks[contrast]))
         result = {
             "contrast": contrast,
-            "data": {**provenance.described(data), "split": "test", "cells": cells, "of": all_cells},
+            "data": {**json.loads(design.to_json()), "split": "test", "cells": cells, "of": len(test)},
             "precision": precision,
             "batch_size": {"cell_mean": 1, "batch_mean": BATCH},
             "networks": networks,

@@ -1,0 +1,68 @@
+"""The scoring of the released networks: in pieces, on one random part of the cells, and what reduced precision does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import published
+from rlnlib.rln import KINDS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def blocks():
+    """Two blocks of four cells: the first for ten passes and in both precisions, the second for five passes."""
+    draw, made = np.random.default_rng(0), []
+    for number, passes in enumerate((10, 5)):
+        block = {"fln cell": draw.normal(5, 1, (4, 1)).tolist()}
+        block["rln-t cell"] = draw.normal(2, 1, (4, passes)).tolist()
+        if number == 0:
+            block |= {"fln batch": block["fln cell"], "rln-t batch": block["rln-t cell"]}
+            block["rln-t exact"] = (np.array(block["rln-t cell"])[:, :5] - 0.25).tolist()
+        made.append(block)
+    return made
+
+
+def test_the_error_is_that_of_the_last_trained_pass_whatever_more_was_run():
+    made = blocks()
+    found = published.summarized(made, "rln-t", KINDS["rln-t"]["passes"])
+    last = [row[4] for block in made for row in block["rln-t cell"]]
+    assert found["cell_mean"]["mase"] == last and found["cell_mean"]["cells"] == 8
+    assert found["cell_mean"]["mean"] == pytest.approx(np.mean(last), abs=1e-4)
+    assert len(found["cell_mean"]["by_pass"]) == 5
+    more = found["cell_mean"]["more_passes"]
+    assert more["cells"] == 4 and len(more["by_pass"]) == 10
+    assert found["batch_mean"]["cells"] == 4
+
+
+def test_the_record_says_what_reduced_precision_changes():
+    found = published.summarized(blocks(), "rln-t", 5)
+    assert found["drift"] == {"cells": 4, "mean": 0.25, "largest": 0.25}
+    assert "more_passes" not in published.summarized(blocks(), "fln", 1)["cell_mean"]
+
+
+@pytest.mark.reference
+def test_the_networks_are_scored_on_the_same_cells_in_slices(tmp_path, reference_data):
+    command = [sys.executable, ROOT / "experiments" / "published.py", "--cells", "2", "--few", "2", "--passes", "6"]
+    command += ["--contrasts", "10", "50", "--folder", tmp_path / "run", "--out", tmp_path / "record.json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RLN_REFERENCE_DATA": str(reference_data)}
+
+    def call(*more):
+        done = subprocess.run(
+            [str(word) for word in [*command, *more]], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+
+    assert not call("--max-minutes", "0")["10"]["networks"]
+    record = call()
+    for contrast in ("10", "50"):
+        assert record[contrast]["data"]["cells"] == 2 and record[contrast]["data"]["of"] == 8192
+        fln, tied = (record[contrast]["networks"][kind]["cell_mean"]["mean"] for kind in ("fln", "rln-t"))
+        assert 0 < tied < fln
+    assert record["10"]["networks"]["fln"]["cell_mean"]["mean"] < record["50"]["networks"]["fln"]["cell_mean"]["mean"]
