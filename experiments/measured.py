@@ -7,10 +7,20 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import yaml
 
-from rlnlib import provenance
+from rlnlib import provenance, weight_files
 
 #: A measured effect: its value, its lowest and its highest.
 Effect = tuple[float, float, float]
+
+#: Names of the shipped weights that the case in progress has used.
+USED: set[str] = set()
+
+
+def used(kind: str, contrast: float, size: int = weight_files.DEFAULT_SIZE) -> str:
+    """Note that a case uses shipped weights, or what was recorded of them; returns their name."""
+    name = weight_files.shipped_name(kind, contrast, size)
+    USED.add(name)
+    return name
 
 
 def published(name: str) -> float:

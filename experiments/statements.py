@@ -5,20 +5,21 @@
 
 What would count as holding stands in ``book/claims.yml`` and was fixed there before the first run. Each case asks one
 thing of the equations, of the networks or of records, and measures one claim or several; cells are fresh, of seeds that
-nothing else uses. A case that was recorded in ``--folder`` is not run again: after a change of the shipped weights name
-the cases that use them with ``--only``, or begin in another folder. The released networks and the fields of
-others are read from the folder that RLN_REFERENCE_DATA names.
+nothing else uses. Each case says when, at which commit and with which shipped weights it ran; after a change of these a
+test names the cases to run again with ``--only``. Without ``--only`` a case that is in ``--folder`` is not run again.
+The released networks and the fields of others are read from the folder that RLN_REFERENCE_DATA names.
 """
 
 from __future__ import annotations
 
-import hashlib
+import datetime
 import json
 import time
 from pathlib import Path
 
 import torch
 
+import measured
 import statements_of_data
 import statements_of_equations
 import statements_of_networks
@@ -35,34 +36,51 @@ CASES = {
 }
 
 
-def weights() -> dict[str, str]:
-    """Name and sha256 of the shipped and of the released weights."""
-    shipped = {entry["file"]: entry["sha256"] for entry in weight_files.catalogue()}
-    released = sorted((statements_of_data.reference_data() / "published").glob("*.model"))
-    return shipped | {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in released}
+def run(name: str) -> dict:
+    """What a case found, and when, at which commit, how long and with which shipped weights."""
+    measured.USED.clear()
+    started = time.monotonic()
+    found = CASES[name]()
+    shipped = {entry["file"].removesuffix(".safetensors"): entry["sha256"] for entry in weight_files.catalogue()}
+    about = {"date": datetime.date.today().isoformat(), "commit": provenance.current_commit()}
+    about["weights"] = {used: shipped[used] for used in sorted(measured.USED)}
+    return {**found, "seconds": round(time.monotonic() - started, 1), **about}
+
+
+def recorded(out: Path | None) -> dict[str, dict]:
+    """The cases of an earlier record, each with its measured claims."""
+    if out is None or not out.exists():
+        return {}
+    record = json.loads(out.read_text(encoding="utf-8"))
+    claims = {measurement["claim"]: measurement for measurement in record["claims"]}
+    return {
+        name: {**found, "claims": [claims[claim] for claim in found["claims"]]}
+        for name, found in record["cases"].items()
+    }
 
 
 def main():
     options = provenance.parse(__doc__, only=("all",), folder="runs/statements")
     torch.set_num_threads(1)
-    folder = Path(options.folder)
-    wanted = list(CASES) if options.only in (["all"], ("all",)) else options.only
-    cases = {}
-    for name, case in CASES.items():
+    folder, everything = Path(options.folder), options.only in (["all"], ("all",))
+    cases = {} if everything else recorded(options.out)
+    for name in CASES if everything else options.only:
         file = folder / f"{name}.json"
-        if name in wanted and (wanted != list(CASES) or not file.exists()):
-            started = time.monotonic()
-            found = {**case(), "seconds": round(time.monotonic() - started, 1)}
+        if not everything or not file.exists():
+            found = run(name)
             write_atomically(file, json.dumps(found).encode())
             print(f"{name}: {found['seconds']} s", flush=True)
-            for measured in found["claims"]:
-                print(f"    {measured['claim']}: {measured['value']} {measured.get('interval', '')}", flush=True)
-        if file.exists():
-            cases[name] = json.loads(file.read_text(encoding="utf-8"))
-    claims = [measured for found in cases.values() for measured in found.pop("claims")]
-    options.only = sorted(cases)
-    found = {"weights": weights(), "cases": cases, "claims": claims}
-    provenance.write_record("Which statements of the paper hold?", options, found)
+            for measurement in found["claims"]:
+                print(
+                    f"    {measurement['claim']}: {measurement['value']} {measurement.get('interval', '')}", flush=True
+                )
+        cases[name] = json.loads(file.read_text(encoding="utf-8"))
+    cases = {name: cases[name] for name in CASES if name in cases}
+    claims = [measurement for found in cases.values() for measurement in found["claims"]]
+    for found in cases.values():
+        found["claims"] = [measurement["claim"] for measurement in found["claims"]]
+    del options.only  # each case says of itself when it ran
+    provenance.write_record("Which statements of the paper hold?", options, {"cases": cases, "claims": claims})
 
 
 if __name__ == "__main__":

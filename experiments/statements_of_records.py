@@ -7,10 +7,11 @@ import itertools
 import json
 import math
 import statistics
+from pathlib import Path
 
 import numpy as np
 
-from measured import Effect, bootstrap, claim, least, most, ratio, row_of_table_1
+from measured import Effect, bootstrap, claim, least, most, ratio, row_of_table_1, used
 from rlnlib import provenance, weight_files
 from rlnlib.rln import KINDS
 from statements_of_networks import CONTRASTS
@@ -25,8 +26,12 @@ def read(path) -> dict:
 
 def test_errors(kind: str, contrast: float, size: int) -> np.ndarray:
     """MASE of each test cell of a shipped network."""
-    name = weight_files.shipped_name(kind, contrast, size)
-    return np.array(read(weight_files.PRETRAINED / f"{name}.test.json")["mase"])
+    return np.array(read(test_file(kind, contrast, size))["mase"])
+
+
+def test_file(kind: str, contrast: float, size: int) -> Path:
+    """What was recorded of a shipped network."""
+    return weight_files.PRETRAINED / f"{used(kind, contrast, size)}.test.json"
 
 
 def order() -> dict:
@@ -85,7 +90,7 @@ def learning_curves() -> dict:
     """Where the training loss is the validation measure (one pass, mean absolute error): how often is which lower?"""
     lower = []
     for contrast in CONTRASTS:
-        name = weight_files.shipped_name("fln", contrast)
+        name = used("fln", contrast)
         with open(weight_files.PRETRAINED / f"{name}.learning_curve.csv", encoding="utf-8", newline="") as file:
             rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
         losses = [stage["loss"] for stage in weight_files.pretrained_header("fln", contrast)["recipe"]]
@@ -161,7 +166,7 @@ def times() -> dict:
     ]
     both = (tied[0][0], min(low for _, low, _ in tied), max(high for *_, high in tied))
     against: dict[str, list[Effect]] = {"conjugate gradients": [], "fixed point": []}
-    minutes = {contrast: weight_files.pretrained_header("rln", contrast, 31)["minutes"] for contrast in CONTRASTS}
+    minutes = {contrast: read(test_file("rln", contrast, 31))["minutes"] for contrast in CONTRASTS}
     pays, rows = False, {}
     for contrast in CONTRASTS:
         network = row_of(large, "RLN", contrast, "bfloat16")
@@ -204,7 +209,7 @@ def times() -> dict:
 def hours() -> dict:
     """The paper's 60 epochs of 8,192 cells at the speed of the last stage of the RLN of 31^3."""
     header = weight_files.pretrained_header("rln", 50.0, 31)
-    name = weight_files.shipped_name("rln", 50.0, 31)
+    name = used("rln", 50.0, 31)
     with open(weight_files.PRETRAINED / f"{name}.learning_curve.csv", encoding="utf-8", newline="") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     begins = [k for k in range(1, len(rows)) if rows[k]["learning_rate"] > 2 * rows[k - 1]["learning_rate"]]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import statements
 import statements_of_data
 import statements_of_networks
 import statements_of_records
-from rlnlib import networks, rln
+from rlnlib import networks, rln, weight_files
 from rlnlib.book import claims
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +41,42 @@ def test_a_statement_on_ratios_is_bounded_where_the_trainings_measure_ratios():
 def test_the_cases_have_names_of_their_own_and_say_what_they_ask():
     assert len(statements.CASES) >= 25
     assert all(case.__doc__ for case in statements.CASES.values())
+
+
+def test_recorded_cases_are_those_of_the_shipped_weights():
+    """After new weights were shipped, name the cases to ``experiments/statements.py --only``."""
+    record = json.loads((ROOT / "data" / "results" / "statements.json").read_text(encoding="utf-8"))
+    shipped = {entry["file"].removesuffix(".safetensors"): entry["sha256"] for entry in weight_files.catalogue()}
+    stale = [
+        name
+        for name, case in record["cases"].items()
+        if any(shipped.get(used) != digest for used, digest in case["weights"].items())
+    ]
+    assert not stale
+    assert set(record["cases"]) == set(statements.CASES)
+    assert sum(bool(case["weights"]) for case in record["cases"].values()) >= 15
+
+
+def test_a_part_is_run_again_and_the_others_stay_as_recorded(tmp_path, monkeypatch):
+    def case(name):
+        def find():
+            measured.used("fln", 10.0)
+            return {"found": name, "claims": [measured.claim(name, True, note="x")]}
+
+        return find
+
+    monkeypatch.setattr(statements, "CASES", {name: case(name) for name in ("one", "two")})
+    out, command = tmp_path / "record.json", ["statements.py", "--folder", str(tmp_path / "run"), "--out"]
+    monkeypatch.setattr(sys, "argv", [*command, str(out)])
+    statements.main()
+    before = json.loads(out.read_text(encoding="utf-8"))
+    assert before["cases"]["one"]["weights"].keys() == {"fln-10"}
+    monkeypatch.setitem(statements.CASES, "one", case("other"))
+    monkeypatch.setattr(sys, "argv", [*command, str(out), "--only", "one"])
+    statements.main()
+    after = json.loads(out.read_text(encoding="utf-8"))
+    assert [one["claim"] for one in after["claims"]] == ["other", "two"]
+    assert after["cases"]["two"] == before["cases"]["two"] and after["cases"]["one"]["claims"] == ["other"]
 
 
 def test_the_interval_of_a_mean_is_the_bootstrap_s_and_contains_it():
