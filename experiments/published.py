@@ -34,7 +34,7 @@ PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
 
 def errors_by_pass(model: RLN, stiff, true, passes: int, precision: str) -> torch.Tensor:
     """MASE of each cell after each pass. Shape: (B, N, N, N) twice -> (B, passes)."""
-    model.passes = passes if model.config["tied"] else model.passes
+    model.passes = passes
     size = BATCH if model.config["batch_mean"] else None
     dtype = PRECISIONS[precision]
     fields = rlnlib.predict_strain(model, stiff, batch_size=size, dtype=dtype, return_iterates=True)
@@ -52,7 +52,8 @@ def score_block(design: dataset.Parameters, order: np.ndarray, begin: int, optio
         for choice in ("cell", "batch") if few else ("cell",):
             model = rlnlib.load_published(folder / name.format(contrast), batch_mean=choice == "batch")
             trained = model.passes
-            rows = errors_by_pass(model, stiff, true, options.passes if few else trained, precision).tolist()
+            passes = options.passes if few and trained > 1 else trained
+            rows = errors_by_pass(model, stiff, true, passes, precision).tolist()
             found[f"{kind} {choice}"] = [[round(error, 3) for error in row] for row in rows]
             if begin == 0 and choice == "cell" and precision != "32-true":
                 found[f"{kind} exact"] = errors_by_pass(model, stiff, true, trained, "32-true").tolist()
