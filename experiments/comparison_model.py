@@ -121,7 +121,7 @@ def train(data: Path, options, folder: Path, deadline: float) -> tuple[Compariso
     recipe = {name: getattr(options, name) for name in ("batch_size", "learning_rate", "seed", "validation")}
     run = {"model": {"parameters": sum(p.numel() for p in model.parameters())}, "config": recipe}
     run["data"] = provenance.described(data)
-    state = {"steps": 0, "seconds": 0.0, "minutes": options.minutes, "history": []}
+    state = {"steps": 0, "seconds": 0.0, "minutes": options.minutes, "learning_curve": []}
     if saved := runs.read_matching_checkpoint(folder, run):
         model.load_state_dict(saved["weights"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -144,8 +144,8 @@ def train(data: Path, options, folder: Path, deadline: float) -> tuple[Compariso
             state["seconds"] = round(mark + spent, 1)
             row = {"steps": state["steps"], "seconds": state["seconds"], "training": loss_sum / max(1, steps)}
             row["validation"] = error_of_patches(model, others, true, held_out)
-            state["history"].append({name: round(value, 3) for name, value in row.items()})
-            print(state["history"][-1], flush=True)
+            state["learning_curve"].append({name: round(value, 3) for name, value in row.items()})
+            print(state["learning_curve"][-1], flush=True)
             saved = {**run, "state": state, "weights": model.state_dict(), "optimizer": optimizer.state_dict()}
             runs.write_checkpoint(folder, saved)
             if done >= 1:
@@ -206,7 +206,7 @@ def of_contrast(contrast: float, options, deadline: float) -> dict:
         "data": provenance.described(data),
         "training_cells": len(dataset.StrainDataset(data, "train")),
         "patches": state["steps"] * options.batch_size,
-        "history": state["history"],
+        "learning_curve": state["learning_curve"],
         "rln": provenance.weights_used("rln", contrast, 31),
         "scores": {},
     }

@@ -59,7 +59,7 @@ def test_it_is_trained_in_slices_and_scored_beside_the_rln(tmp_path):
     assert last.returncode == 0 and "Complete." in last.stdout, last.stderr
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     (row,) = record["rows"]
-    assert row["history"][0]["steps"] < row["history"][-1]["steps"] and row["patches"] % 16 == 0
+    assert row["learning_curve"][0]["steps"] < row["learning_curve"][-1]["steps"] and row["patches"] % 16 == 0
     assert row["scores"]["31"]["rln"]["cells"] == row["scores"]["11"]["comparison"]["cells"] == 2
     assert row["scores"]["31"]["rln"]["mean"] < row["scores"]["31"]["comparison"]["mean"]
     again = call(tmp_path, "--minutes", "0.2")
