@@ -86,19 +86,46 @@ def as_tensor(value, name: str) -> torch.Tensor:
     return value.detach()
 
 
-def as_phases(contrast, poisson, phases) -> list[tuple[float, float]]:
-    """The (Young's modulus, Poisson ratio) of each phase, from the two-phase short form or the list."""
+def as_phases(contrast, poisson, phases) -> list:
+    """What each phase is, from the two-phase short form or the list: (young, poisson), or a stiffness (6, 6)."""
     if (contrast is None) == (phases is None):
         raise ValueError("Give either contrast (two phases) or phases=[(young, poisson), ...], and not both.")
     if phases is None:
         nu = poisson_ratio(poisson)
         return [(1.0, nu), (_modulus("contrast", contrast), nu)]
     pairs = list(phases) if isinstance(phases, Iterable) and not isinstance(phases, (str, bytes)) else []
-    if not pairs or any(_length(phase) != 2 for phase in pairs):
+    if not pairs or any(_length(phase) not in (2, 6) for phase in pairs):
         raise ValueError(
-            f"phases must be a list of (young, poisson) pairs, one for each label; it is {_shown(phases)}."
+            f"phases must be a list of (young, poisson) pairs or of stiffnesses (6, 6) in Mandel notation, one for "
+            f"each label; it is {_shown(phases)}."
         )
-    return [(_modulus("phases: Young's modulus", young), poisson_ratio(nu)) for young, nu in pairs]
+    return [_stiffness(phase) if _length(phase) == 6 else _isotropic(*phase) for phase in pairs]
+
+
+def _isotropic(young, poisson) -> tuple[float, float]:
+    return _modulus("phases: Young's modulus", young), poisson_ratio(poisson)
+
+
+def _stiffness(value) -> torch.Tensor:
+    """A stiffness that is symmetric and positive definite. Shape: -> (6, 6) float64."""
+    matrix = as_tensor(value, "phases: a stiffness")
+    if matrix.shape != (6, 6) or matrix.is_complex() or not bool(torch.isfinite(matrix).all()):
+        raise ValueError(
+            f"phases: a stiffness must be finite real numbers of the shape (6, 6); it has {tuple(matrix.shape)} and "
+            f"the dtype {matrix.dtype}."
+        )
+    matrix = matrix.to("cpu", torch.float64)
+    size = float(matrix.abs().max())
+    if not 1e-300 < size < 1e300 or float((matrix - matrix.mT).abs().max()) > 1e-6 * size:
+        raise ValueError("phases: a stiffness must be a symmetric matrix with entries of 1e-300 to 1e300.")
+    matrix = (matrix + matrix.mT) / 2
+    least = float(torch.linalg.eigvalsh(matrix / size)[0])
+    if least < 1e-12:
+        raise ValueError(
+            f"phases: a stiffness must be positive definite; its least eigenvalue is {least * size:g}. A stiffness in "
+            f"Voigt notation becomes one in Mandel notation by rlnlib.elasticity.mandel_from_voigt."
+        )
+    return matrix
 
 
 def _modulus(name: str, value) -> float:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 
 from rlnlib import elasticity, green, solvers
-from rlnlib.voxel_fe import VoxelProblem
+from rlnlib.equilibrium import VoxelProblem
 
 
 def softest_medium(phases) -> tuple[float, float]:

@@ -220,7 +220,7 @@ class Element(Discretization):
 
     def mean_gradient(self, displacement):
         if fast.use(displacement.device):
-            return fast.loops.mean_strain(displacement, self.spacing)
+            return fast.elements.mean_strain(displacement, self.spacing)
         return from_corners(self._gradient.mean(0).flatten(1).to(displacement), displacement)
 
     def divergence_of_uniform(self, stress, modulus):
@@ -246,8 +246,8 @@ class ElementStiffness(Stiffness):
     def __call__(self, displacement, moduli):
         if fast.use(displacement.device):
             if self._blocks is None:
-                self._blocks = fast.loops.corner_modes(self.matrices)
-            return fast.loops.nodal_forces(displacement, moduli, self._blocks)
+                self._blocks = fast.elements.corner_modes(self.matrices)
+            return fast.elements.nodal_forces(displacement, moduli, self._blocks)
         parts = zip(self.matrices, moduli[:, None].unbind(2), strict=True)
         forces = [to_corners(from_corners(k.to(displacement), displacement), modulus) for k, modulus in parts]
         return forces[0] if len(forces) == 1 else forces[0] + forces[1]

@@ -68,6 +68,8 @@ def write(
     cell = problem.cell_problem(stiff, contrast, poisson, load, phases, spacing)
     if len(cell) != 1:
         raise ValueError(f"stiff must be one cell; it holds {len(cell)}. Write each into a folder of its own.")
+    if cell.stiffness is not None:
+        raise ValueError("phases must be (young, poisson) pairs: a case of isotropic phases is what is written here.")
     if cell.shape[2] % 2:
         raise ValueError(
             f"stiff has {cell.shape[2]} voxels along axis 2, but FANS needs an even number along z: on an odd one its "

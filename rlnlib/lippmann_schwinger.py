@@ -127,13 +127,12 @@ def from_green_operator(cell: CellProblem, operator: GreenOperator) -> Governing
         The equation for the strain y (B, G, 6, N1, N2, N3), Mandel.
     """
     lam_r, mu_r = operator.lame
-    lam, mu = ((field - of_r).to(operator.dtype) for field, of_r in zip(cell.lame(), operator.lame, strict=True))
-    lam, mu = lam[:, None], mu[:, None]  # of C' = C - C^R, (B, 1, 1, N1, N2, N3)
+    law = cell.law(operator.dtype, operator.lame)  # C' = C - C^R
     uniform = cell.macroscopic_strain.to(operator.dtype).view(-1, 1, 6, 1, 1, 1)
 
     def polarization(y):
         """C' y = sum_h (C^h - C^R) m^h y; Gamma^0 of it is the sum over h of Gamma^h * (m^h y) (eq. 23)."""
-        return elasticity.hooke(y, lam, mu)
+        return law(y)
 
     return GoverningEquation(
         reference=uniform.expand(-1, operator.integration_points, -1, *operator.shape).contiguous(),

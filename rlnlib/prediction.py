@@ -76,6 +76,8 @@ def predict(
         )
     load = (1, 0, 0, 0, 0, 0) if macroscopic_strain is None or macroscopic_stress is not None else macroscopic_strain
     problem = cell_problem(stiff, contrast, poisson, load, phases, spacing)
+    if problem.stiffness is not None:
+        raise ValueError("phases must be (young, poisson) pairs: the network knows isotropic materials only.")
     edge = _edge_of_cubes(problem.spacing)
     problem = replace(problem, spacing=(1.0, 1.0, 1.0))
     _checks.floating(dtype)

@@ -8,6 +8,7 @@ voxel. The finite-element solver (:mod:`rlnlib.voxel_fe`) and the Lippmann-Schwi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,15 +22,17 @@ class CellProblem:
 
     Attributes:
         labels: Phase of each voxel, (B, N1, N2, N3) int64.
-        phases: (young, poisson) of each label.
+        phases: (young, poisson) of each label; of an anisotropic one, those of the closest isotropic material.
         macroscopic_strain: Mean strain of each cell, (B, 6) float64, Mandel.
         spacing: Edges of a voxel, in any unit of length.
+        stiffness: C of each label, (P, 6, 6) float64, Mandel, where one of them is anisotropic; else None.
     """
 
     labels: torch.Tensor
     phases: list[tuple[float, float]]
     macroscopic_strain: torch.Tensor
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    stiffness: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,7 +44,10 @@ class CellProblem:
 
     @property
     def contrast(self) -> float:
-        """Largest over smallest Young's modulus."""
+        """Largest over smallest Young's modulus; of anisotropic phases, eigenvalue of C."""
+        if self.stiffness is not None:
+            eigenvalues = torch.linalg.eigvalsh(self.stiffness)
+            return float(eigenvalues.max() / eigenvalues.min())
         moduli = [young for young, _ in self.phases]
         return max(moduli) / min(moduli)
 
@@ -83,6 +89,24 @@ class CellProblem:
         lam, mu = elasticity.lame_table(self.phases).unbind(1)
         return self.by_voxel(lam), self.by_voxel(mu)
 
+    def law(self, dtype: torch.dtype, reference: tuple[float, float] = (0.0, 0.0)) -> Callable:
+        """The function that takes a strain to the stress C epsilon (eq. 1).
+
+        Args:
+            dtype: Precision.
+            reference: Lame parameters of C^R, for C - C^R in place of C.
+
+        Returns:
+            A function of (B, 6, N1, N2, N3), or (B, G, 6, N1, N2, N3) at integration points, to the same.
+        """
+        if self.stiffness is not None:
+            excess = self.stiffness - elasticity.stiffness_from_lame(*reference)
+            return lambda strain: elasticity.hooke_by_label(
+                strain, excess.to(strain), self.labels if strain.ndim == 5 else self.labels[:, None]
+            )
+        moduli = [(field - of_r).to(dtype) for field, of_r in zip(self.lame(), reference, strict=True)]
+        return lambda strain: elasticity.hooke(strain, *(m if strain.ndim == 5 else m[:, None] for m in moduli))
+
     def in_units(self) -> tuple[CellProblem, Units]:
         """The same problem with moduli, loads and voxels of the order of one, and the units that give it back.
 
@@ -99,6 +123,7 @@ class CellProblem:
             phases=[(young / modulus, nu) for young, nu in self.phases],
             macroscopic_strain=self.macroscopic_strain / strain[:, None],
             spacing=(first, second, third),
+            stiffness=None if self.stiffness is None else self.stiffness / modulus,
         )
         return problem, Units(modulus, strain, length)
 
@@ -122,7 +147,7 @@ def cell_problem(
     contrast: float | None = None,
     poisson: float = 0.3,
     macroscopic_strain=(1, 0, 0, 0, 0, 0),
-    phases: list[tuple[float, float]] | None = None,
+    phases: Sequence | None = None,
     spacing=(1, 1, 1),
     device: torch.device | str | None = None,
 ) -> CellProblem:
@@ -133,7 +158,7 @@ def cell_problem(
         contrast: Young's modulus of the stiff phase; that of the soft one is 1.
         poisson: Poisson ratio of both.
         macroscopic_strain: (6,) or (B, 6), Mandel order 11, 22, 33, 23, 13, 12.
-        phases: In place of ``contrast``: (young, poisson) of each label.
+        phases: In place of ``contrast``: (young, poisson) or stiffness (6, 6) of each label.
         spacing: Edges of a voxel along the three axes; only their ratios matter for strain and stress.
         device: Where the labels shall lie; by default where they are.
 
@@ -143,11 +168,17 @@ def cell_problem(
     Raises:
         ValueError: For a wrong shape, label, contrast, Poisson ratio, strain or spacing.
     """
-    phases = _checks.as_phases(contrast, poisson, phases)
-    labels = _checks.as_labels(stiff, len(phases))
+    materials = _checks.as_phases(contrast, poisson, phases)
+    labels = _checks.as_labels(stiff, len(materials))
     labels = labels.to(_checks.as_device(device, labels.device))
     strain = _checks.mandel_vector("macroscopic_strain", macroscopic_strain, batch=len(labels)).to(labels.device)
-    return CellProblem(labels, phases, strain, as_spacing(spacing))
+    if not any(isinstance(material, torch.Tensor) for material in materials):
+        return CellProblem(labels, materials, strain, as_spacing(spacing))
+    stiffness = torch.stack(
+        [m if isinstance(m, torch.Tensor) else elasticity.isotropic_stiffness(*m) for m in materials]
+    )
+    closest = [(young, nu) for young, nu in elasticity.closest_isotropic(stiffness).tolist()]
+    return CellProblem(labels, closest, strain, as_spacing(spacing), stiffness)
 
 
 def as_spacing(spacing) -> tuple[float, float, float]:

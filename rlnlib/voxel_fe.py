@@ -7,7 +7,6 @@ Fourier space. The strain returned is the mean over the voxel; for a trilinear c
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass, replace
 
@@ -16,8 +15,11 @@ from tqdm.auto import tqdm
 
 from rlnlib import _checks, elasticity, fast, green, lippmann_schwinger, problem, solvers
 from rlnlib.conjugate_gradient import conjugate_gradient
+from rlnlib.equilibrium import VoxelProblem, voxel_problem
 from rlnlib.problem import CellProblem
 from rlnlib.solvers import Solution, Statistics, StoppingRule
+
+__all__ = ["Method", "VoxelProblem", "effective_stiffness", "solve_strain"]
 
 #: Largest ratio of moduli for which mixed precision works in float32; at 1e5 its rounding stalls the recurrences.
 _FLOAT32_CONTRAST = 1e3
@@ -62,7 +64,8 @@ def solve_strain(
         rtol: Relative tolerance; by default 1e-8, in float32 1e-5.
         atol: Absolute tolerance.
         max_iterations: The most iterations.
-        phases: In place of ``contrast``: (young, poisson) of each label, in any unit.
+        phases: In place of ``contrast``: for each label (young, poisson) or a stiffness (6, 6), Mandel, in any unit. A
+            polycrystal has the label of its grain in each voxel, and ``phases=elasticity.rotated(crystal, rotations)``.
         dtype: Precision of the work and of the result. "mixed" returns float64 of float64 accuracy, but iterates in
             float32, which takes half the time, where the moduli differ by at most 1000.
         device: Where to work; by default where ``stiff`` is.
@@ -235,7 +238,7 @@ def _solve(cell: CellProblem, method: Method) -> Solution:
 
 def _solve_chunk(cell: CellProblem, operator, stopping, method, watch) -> Solution:
     if method.solver == "conjugate_gradient":
-        equilibrium = VoxelProblem(cell, operator, method.kept_dtype)
+        equilibrium = voxel_problem(cell, operator, method.kept_dtype)
         u, statistics = conjugate_gradient(equilibrium, stopping, operator.dtype, watch)
         strain = equilibrium.strain(u, cell.macroscopic_strain)
         del equilibrium
@@ -244,8 +247,7 @@ def _solve_chunk(cell: CellProblem, operator, stopping, method, watch) -> Soluti
         y, statistics = solvers.iterate(equation, solvers.ITERATIONS[method.solver](equation), stopping, watch)
         strain = y.mean(1)
         u = operator.displacement(operator.divergence(elasticity.hooke(y, *operator.lame)))
-    lam, mu = cell.lame()
-    stress = elasticity.hooke(strain, lam.to(strain), mu.to(strain))
+    stress = cell.law(strain.dtype)(strain)
     return Solution(strain, stress, stress.mean((2, 3, 4)), u, **vars(statistics))
 
 
@@ -271,69 +273,3 @@ def _in_users_units(solution: Solution, units: problem.Units) -> Solution:
         displacement=times(solution.displacement, units.length, *by_cell),
         converged=solution.converged & effective.isfinite().all(1),
     )
-
-
-class VoxelProblem:
-    """K u = f for a batch of cells; see :class:`rlnlib.conjugate_gradient.LinearProblem`.
-
-    K is sum_p modulus_p K_p: for equal Poisson ratios Young's modulus times the K of unit modulus, else lambda and mu
-    times the K of each alone.
-
-    Args:
-        cell: Labels, phases and macroscopic strain.
-        operator: Discretization, grid and reference medium.
-        dtype: Precision of K and f, by default the operator's.
-    """
-
-    def __init__(self, cell: CellProblem, operator: green.GreenOperator, dtype: torch.dtype | None = None):
-        self.operator, dtype = operator, dtype or operator.dtype
-        if cell.has_one_poisson_ratio:
-            table = torch.tensor([[young] for young, _ in cell.phases], dtype=torch.float64)
-            self.units = [elasticity.lame_parameters(1.0, cell.phases[0][1])]
-        else:
-            table, self.units = elasticity.lame_table(cell.phases), [(1.0, 0.0), (0.0, 1.0)]
-        self.stiffness = operator.discretization.stiffness(self.units)
-        moduli = torch.cat([cell.by_voxel(column) for column in table.unbind(1)], 1)  # (B, P, N1, N2, N3)
-        self.moduli = moduli.to(dtype)
-        self.rhs = self._force(moduli, cell.macroscopic_strain)
-
-    def _force(self, moduli, macroscopic_strain) -> torch.Tensor:
-        """f = -B^T C macroscopic strain (eq. 2 for the uniform part). Shape: (B, P, N...), (B, 6) -> (B, 3, N...)."""
-        # Only what exceeds the cell's smallest modulus makes a force, so that of a homogeneous cell is exactly 0.
-        excess = (moduli - moduli.amin((2, 3, 4), keepdim=True)).to(self.moduli)
-        unit = torch.stack([elasticity.stiffness_from_lame(*pair) for pair in self.units]).to(macroscopic_strain.device)
-        stress = torch.einsum("pnm,bm->pbn", unit, macroscopic_strain)  # (P, B, 6)
-        force = excess.new_zeros(len(excess), 3, *excess.shape[2:])
-        for unit_stress, modulus in zip(stress, excess[:, None].unbind(2), strict=True):
-            force = force - self.operator.discretization.divergence_of_uniform(unit_stress, modulus)
-        # Where the forces of neighbouring voxels cancel (a checkerboard), what rounding leaves is 0 too.
-        whole = solvers.norm(excess) * stress.norm(dim=(0, 2)).to(excess)
-        rounding = 50 * torch.finfo(force.dtype).eps
-        return torch.where(solvers.over_cells(solvers.norm(force) > rounding * whole, force), force, 0)
-
-    def apply(self, u: torch.Tensor) -> torch.Tensor:
-        """K u = -div (C B u), the left-hand side of equilibrium (eq. 2)."""
-        return self.stiffness(u, self.moduli)
-
-    def precondition(self, residual: torch.Tensor) -> torch.Tensor:
-        """K_reference^-1 residual."""
-        return self.operator.displacement(residual)
-
-    def select(self, keep: torch.Tensor) -> VoxelProblem:
-        """The same for some of the cells. Shape: keep (K,) int64."""
-        if len(keep) == len(self.moduli):
-            return self
-        part = copy.copy(self)
-        part.moduli, part.rhs = self.moduli[keep], self.rhs[keep]
-        return part
-
-    def to(self, dtype: torch.dtype) -> VoxelProblem:
-        """The same in another precision."""
-        other = copy.copy(self)
-        other.operator, other.moduli, other.rhs = self.operator.to(dtype), self.moduli.to(dtype), self.rhs.to(dtype)
-        return other
-
-    def strain(self, u: torch.Tensor, macroscopic_strain: torch.Tensor) -> torch.Tensor:
-        """Voxel mean of the strain. Shape: (B, 3, N...), (B, 6) -> (B, 6, N...)."""
-        strain = self.operator.discretization.mean_gradient(u)
-        return strain.add_(macroscopic_strain.to(u)[:, :, None, None, None])

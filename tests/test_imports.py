@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 #: The lesson, in the order in which one reads it.
 CORE = (
     *("elasticity", "microstructure", "problem", "discretizations", "green", "lippmann_schwinger", "solvers"),
-    *("conjugate_gradient", "voxel_fe", "networks", "rln", "training", "metrics", "informed", "prediction"),
+    *("equilibrium", "conjugate_gradient", "voxel_fe", "networks", "rln", "training", "metrics", "informed"),
+    *("prediction",),
     *("regression", "certificate", "symmetry"),
 )
 #: What knows the disk, and the other service.
@@ -25,7 +26,8 @@ FILES = ("_files", "runs", "weight_files", "published", "images", "dataset", "re
 WRITES = {("training", "_files"), ("training", "runs")}
 #: The doors of `fast` that the core may use: what is there is asked for by name there, so that one switch shuts it.
 DOORS = ("fast", "fast.cores", "fast.processes")
-MECHANICS = ("problem", "discretizations", "green", "lippmann_schwinger", "conjugate_gradient", "voxel_fe")
+MECHANICS = ("problem", "discretizations", "green", "lippmann_schwinger", "equilibrium", "conjugate_gradient")
+MECHANICS += ("voxel_fe",)
 LONGEST = 350
 #: Files that are longer still, with the lines that they may have: the list may only shrink.
 LONG: dict[str, int] = {}

@@ -268,8 +268,6 @@ class IndependentElements:
 
     def __init__(self, name, labels, phases):
         skfem = pytest.importorskip("skfem")
-        from skfem.helpers import ddot, div, eye, sym_grad
-
         self.shape = labels.shape
         self.mesh = skfem.MeshHex.init_tensor(*[np.arange(n + 1.0) for n in self.shape])
         element = skfem.ElementVector(skfem.ElementHex1())
@@ -277,6 +275,22 @@ class IndependentElements:
         self.centre = skfem.Basis(self.mesh, element, quadrature=(np.full((3, 1), 0.5), np.ones(1)))
         assert self.full.X.shape[1] == 8
         self.voxels = tuple(np.floor(self.mesh.p[:, self.mesh.t].mean(1)).astype(int))
+        self.k = self.assembled(name, labels, phases)
+        # Far faces are near ones of the next period: each degree of freedom belongs to one of a periodic node.
+        nodes = np.ravel_multi_index(
+            tuple(np.rint(self.mesh.p).astype(int) % np.array(self.shape)[:, None]), self.shape
+        )
+        owner = np.empty(self.full.N, dtype=int)
+        for component in range(3):
+            owner[self.full.nodal_dofs[component]] = component * np.prod(self.shape) + nodes
+        ones = np.ones(self.full.N)
+        self.periodic = sparse.csr_matrix((ones, (np.arange(self.full.N), owner)), shape=(self.full.N, owner.max() + 1))
+
+    def assembled(self, name, labels, phases):
+        """K of the elements side by side, before those of neighbouring periods are joined."""
+        import skfem
+        from skfem.helpers import ddot, div, eye, sym_grad
+
         lame = np.array([elasticity.lame_parameters(*phase) for phase in phases])[labels[self.voxels]]
 
         @skfem.BilinearForm
@@ -288,21 +302,12 @@ class IndependentElements:
             strain = sym_grad(v)
             return 2 * data.mu * ddot(strain - eye(div(v) / 3, 3), sym_grad(w))
 
-        def assembled(form, basis, **modulus):
+        def of_parts(form, basis, **modulus):
             points = basis.X.shape[1]
             return form.assemble(basis, **{k: np.repeat(v[:, None], points, 1) for k, v in modulus.items()})
 
-        self.k = assembled(volumetric, self.full if name == "hex8" else self.centre, bulk=lame @ [1, 2 / 3])
-        self.k = self.k + assembled(deviatoric, self.centre if name == "rotated" else self.full, mu=lame[:, 1])
-        # Far faces are near ones of the next period: each degree of freedom belongs to one of a periodic node.
-        nodes = np.ravel_multi_index(
-            tuple(np.rint(self.mesh.p).astype(int) % np.array(self.shape)[:, None]), self.shape
-        )
-        owner = np.empty(self.full.N, dtype=int)
-        for component in range(3):
-            owner[self.full.nodal_dofs[component]] = component * np.prod(self.shape) + nodes
-        ones = np.ones(self.full.N)
-        self.periodic = sparse.csr_matrix((ones, (np.arange(self.full.N), owner)), shape=(self.full.N, owner.max() + 1))
+        k = of_parts(volumetric, self.full if name == "hex8" else self.centre, bulk=lame @ [1, 2 / 3])
+        return k + of_parts(deviatoric, self.centre if name == "rotated" else self.full, mu=lame[:, 1])
 
     def forces(self, u):
         """K u. Shape: (3, N1, N2, N3) -> (3, N1, N2, N3)."""

@@ -12,7 +12,7 @@ from numba.core import caching
 
 import rlnlib
 from rlnlib import fast
-from rlnlib.fast import cores, loops
+from rlnlib.fast import compiling, cores
 
 if not hasattr(os, "fork"):
     pytest.skip("no fork on this system", allow_module_level=True)
@@ -145,12 +145,12 @@ def no_room(monkeypatch):
 
 @pytest.mark.parametrize("lack", [no_folder, no_room])
 def test_without_a_place_for_the_cache_of_compiled_loops_all_works_and_one_warning_says_it(lack, monkeypatch):
-    monkeypatch.setattr(loops._Compiler, "cached", True)
+    monkeypatch.setattr(compiling.Compiler, "cached", True)
     lack(monkeypatch)
 
     def twice(x):
         return 2 * x
 
     with pytest.warns(RuntimeWarning, match="NUMBA_CACHE_DIR") as caught:
-        assert [loops._compile(twice)(2.0), loops._compile_sum(twice)(3.0)] == [4.0, 6.0]
+        assert [compiling.compiled(twice)(2.0), compiling.compiled_sum(twice)(3.0)] == [4.0, 6.0]
     assert len(caught) == 1

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlnlib import discretizations, elasticity
-from rlnlib.fast import cores, loops
+from rlnlib.fast import cores, elements, loops
 
 LAME = ((1.0, 0.0), (0.0, 1.0))  # lambda and mu alone
 SHAPES = [(5, 4, 6), (7, 7, 7), (2, 2, 2), (2, 3, 2)]
@@ -32,20 +32,20 @@ def test_nodal_forces_are_those_of_the_convolution(discretization, shape, thread
         discretizations.to_corners(discretizations.from_corners(matrix, u), moduli[:, p : p + 1])
         for p, matrix in enumerate(matrices)
     )
-    blocks = loops.corner_modes(matrices)
-    forces = loops.nodal_forces(u, moduli, blocks)
+    blocks = elements.corner_modes(matrices)
+    forces = elements.nodal_forces(u, moduli, blocks)
     assert torch.allclose(forces, expected, rtol=0, atol=1e-13)
     assert not torch.allclose(forces, expected.roll(1, 2), rtol=0, atol=1e-3)
 
 
 def test_nodal_forces_have_the_same_bits_on_any_number_of_threads(monkeypatch):
     monkeypatch.setattr(cores, "_SHARE_VOXELS", 1)
-    blocks = loops.corner_modes([discretizations.BBar.element_stiffness(elasticity.isotropic_stiffness(1.0, 0.3))])
+    blocks = elements.corner_modes([discretizations.BBar.element_stiffness(elasticity.isotropic_stiffness(1.0, 0.3))])
     u, moduli = random(1, 3, 7, 5, 6, dtype=torch.float32), random(1, 1, 7, 5, 6, dtype=torch.float32)
     results = []
     for count in (1, 2, 16):
         with cores.one_thread_of_torch("cpu", count):
-            results.append(loops.nodal_forces(u, moduli, blocks))
+            results.append(elements.nodal_forces(u, moduli, blocks))
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
@@ -53,7 +53,23 @@ def test_corner_modes_refuse_an_anisotropic_element():
     stiffness = elasticity.isotropic_stiffness(1.0, 0.3)
     stiffness[0, 3] = stiffness[3, 0] = 0.2
     with pytest.raises(ValueError, match="not isotropic"):
-        loops.corner_modes([discretizations.Hex8.element_stiffness(stiffness)])
+        elements.corner_modes([discretizations.Hex8.element_stiffness(stiffness)])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("discretization", ["rotated", "hex8", "bbar"])
+def test_nodal_forces_by_label_are_those_of_the_convolution(discretization, shape, threads):
+    roots = random(3, 6, 6) - 0.5
+    element = discretizations.KINDS[discretization].element_stiffness
+    matrices = [element(root @ root.T, (1.0, 0.5, 2.0)) for root in roots]
+    u, labels = random(2, 3, *shape), (3 * random(2, *shape, seed=1)).long()
+    expected = sum(
+        discretizations.to_corners(discretizations.from_corners(matrix, u), (labels == p).double()[:, None])
+        for p, matrix in enumerate(matrices)
+    )
+    forces = elements.nodal_forces_by_label(u, labels, elements.all_corner_modes(matrices))
+    assert torch.allclose(forces, expected, rtol=0, atol=1e-12)
+    assert not torch.allclose(forces, expected.roll(1, 2), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -62,7 +78,7 @@ def test_mean_strain_is_that_of_the_element(shape):
         u = random(2, 3, *shape)
         mean = discretizations.BBar.element_gradient(spacing).mean(0).flatten(1)
         expected = discretizations.from_corners(mean, u)
-        assert torch.allclose(loops.mean_strain(u, spacing), expected, rtol=0, atol=1e-13)
+        assert torch.allclose(elements.mean_strain(u, spacing), expected, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-13), (torch.float32, 1e-5)])
