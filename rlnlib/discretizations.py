@@ -69,7 +69,7 @@ class Discretization:
 
     def mean_gradient(self, displacement: torch.Tensor) -> torch.Tensor:
         """The mean of B u over the integration points of each voxel. (B, 3, N...) -> (B, 6, N...)."""
-        raise NotImplementedError
+        return self.gradient(displacement).mean(1)
 
     def divergence_of_uniform(self, stress: torch.Tensor, modulus: torch.Tensor) -> torch.Tensor:
         """Nodal forces of a uniform stress times a modulus of each voxel. (B, 6), (B, 1, N...) -> (B, 3, N...)."""
@@ -77,7 +77,7 @@ class Discretization:
 
     def stiffness(self, units: Sequence[tuple[float, float]]) -> Stiffness:
         """K = sum_p modulus_p B^T C_p B as an operator; C_p has the Lame parameters ``units[p]``."""
-        raise NotImplementedError
+        return Stiffness(self, units)
 
 
 class Stiffness:
@@ -129,14 +129,8 @@ class Continuous(Discretization):
             b[n, j] = k[i] if i == j else k[i] / SQRT2
         return torch.einsum("ni...,nm,mj...->ij...", b, stiffness.to(b), b)  # (3, 3, F...)
 
-    def mean_gradient(self, displacement):
-        return self.gradient(displacement)[:, 0]
-
     def divergence_of_uniform(self, stress, modulus):
         return self.divergence((stress.to(modulus).view(-1, 6, 1, 1, 1) * modulus)[:, None])
-
-    def stiffness(self, units):
-        return Stiffness(self, units)
 
     def _derivatives(self, frequencies):
         """xi by axis, zero at the Nyquist frequency."""
@@ -158,13 +152,18 @@ class Element(Discretization):
         self.integration_points = len(self._gradient)
 
     @classmethod
+    def points(cls) -> torch.Tensor:
+        """Integration points within a voxel, in units of its edges. Shape: -> (G, 3) float64."""
+        return torch.tensor(list(itertools.product(cls.abscissae, repeat=3)), dtype=torch.float64)
+
+    @classmethod
     def element_gradient(cls, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> torch.Tensor:
         """B of one voxel: strain at its integration points from the displacements of its corners.
 
         Returns:
             (G, 6, 3, 8) float64: integration point, Mandel component, displacement component, corner.
         """
-        points = torch.tensor(list(itertools.product(cls.abscissae, repeat=3)), dtype=torch.float64)
+        points = cls.points()
         corners = torch.tensor(CORNERS, dtype=torch.float64)
         value = 1 - corners + (2 * corners - 1) * points[:, None]  # (G, 8, 3): one factor of N_c(x) for each axis
         slope = (2 * corners - 1) / torch.tensor(spacing, dtype=torch.float64)

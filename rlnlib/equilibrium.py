@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -88,6 +89,11 @@ class VoxelProblem:
         strain = self.operator.discretization.mean_gradient(u)
         return strain.add_(macroscopic_strain.to(u)[:, :, None, None, None])
 
+    def strain_at_points(self, u: torch.Tensor, macroscopic_strain: torch.Tensor) -> torch.Tensor:
+        """Strain at the integration points. Shape: (B, 3, N...), (B, 6) -> (B, G, 6, N...)."""
+        strain = self.operator.gradient(u)
+        return strain.add_(macroscopic_strain.to(u)[:, None, :, None, None, None])
+
 
 class AnisotropicVoxelProblem(VoxelProblem):
     """The same for phases of any stiffness, each voxel's found by its label."""
@@ -129,7 +135,7 @@ class AnisotropicStiffness:
 
     def __init__(self, discretization: discretizations.Discretization, table: torch.Tensor):
         self.discretization, self.table = discretization, table
-        self._matrices: torch.Tensor | None = None  # of an element of each label, for the compiled loop
+        self._matrices: Any = None  # of an element of each label, for the compiled loop
 
     def __call__(self, u: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Shape: (B, 3, N1, N2, N3), (B, N1, N2, N3) int64 -> (B, 3, N1, N2, N3)."""

@@ -88,6 +88,9 @@ class Solution:
         residual: The same recomputed at the end, (B,).
         energy_bounds: Of a prediction, a lower and an upper bound of e : C_eff : e for the macroscopic strain e,
             (B, 2); else None.
+        strain_at_points: Where it was asked for, the strain at the integration points, (B, G, 6, N1, N2, N3): point g
+            lies at row g of ``discretizations.KINDS[name].points()``; else None.
+        stress_at_points: The same of the stress.
     """
 
     strain: torch.Tensor
@@ -99,11 +102,14 @@ class Solution:
     residuals: torch.Tensor
     residual: torch.Tensor
     energy_bounds: torch.Tensor | None = None
+    strain_at_points: torch.Tensor | None = None
+    stress_at_points: torch.Tensor | None = None
 
     def to(self, dtype: torch.dtype) -> Solution:
         """The same with its fields and effective stress in another precision."""
-        names = ("strain", "stress", "effective_stress", "displacement")
-        return replace(self, **{name: getattr(self, name).to(dtype) for name in names})
+        names = ("strain", "stress", "effective_stress", "displacement", "strain_at_points", "stress_at_points")
+        there = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return replace(self, **{name: field.to(dtype) for name, field in there.items()})
 
 
 #: Told the number of each iteration, and the largest relative residual of the cells that still iterate.

@@ -48,6 +48,7 @@ def solve_strain(
     reference: tuple[float, float] | None = None,
     spacing=(1, 1, 1),
     macroscopic_stress=None,
+    integration_points: bool = False,
 ) -> Solution:
     """Solve div sigma = 0, sigma = C epsilon (eqs. 1 and 2) in periodic cells under a macroscopic strain or stress.
 
@@ -79,6 +80,8 @@ def solve_strain(
         macroscopic_stress: Mean stress, (6,) or (B, 6), NaN where the strain is prescribed; then
             ``macroscopic_strain`` has NaN where the stress is prescribed. A free component has the stress 0. The mean
             strain comes from one solve for each component with a prescribed stress, and one for the others.
+        integration_points: Return strain and stress at the integration points, too: eight of them in a voxel for
+            "bbar" and "hex8".
 
     Returns:
         Strain, stress, displacement (fields (B, 6, N1, N2, N3)) and statistics.
@@ -90,6 +93,7 @@ def solve_strain(
     load = (1, 0, 0, 0, 0, 0) if macroscopic_strain is None or macroscopic_stress is not None else macroscopic_strain
     cell = problem.cell_problem(stiff, contrast, poisson, load, phases, spacing, device)
     method = Method.checked(discretization, rtol, atol, max_iterations, dtype, progress, solver, reference)
+    method = replace(method, integration_points=_checks.boolean("integration_points", integration_points))
     if macroscopic_stress is not None:
         mixed = problem.split_load(macroscopic_strain, macroscopic_stress, len(cell))
         cell = cell.under(_strain_of_mixed_load(cell, method, *mixed))
@@ -134,6 +138,7 @@ class Method:
     progress: bool
     solver: str
     reference: tuple[float, float] | None
+    integration_points: bool = False
 
     @classmethod
     def checked(
@@ -237,18 +242,26 @@ def _solve(cell: CellProblem, method: Method) -> Solution:
 
 
 def _solve_chunk(cell: CellProblem, operator, stopping, method, watch) -> Solution:
+    points: dict[str, torch.Tensor] = {}
     if method.solver == "conjugate_gradient":
         equilibrium = voxel_problem(cell, operator, method.kept_dtype)
         u, statistics = conjugate_gradient(equilibrium, stopping, operator.dtype, watch)
         strain = equilibrium.strain(u, cell.macroscopic_strain)
+        if method.integration_points:
+            points["strain_at_points"] = equilibrium.strain_at_points(u, cell.macroscopic_strain)
         del equilibrium
     else:
         equation = lippmann_schwinger.from_green_operator(cell, operator)
         y, statistics = solvers.iterate(equation, solvers.ITERATIONS[method.solver](equation), stopping, watch)
         strain = y.mean(1)
+        if method.integration_points:
+            points["strain_at_points"] = y
         u = operator.displacement(operator.divergence(elasticity.hooke(y, *operator.lame)))
-    stress = cell.law(strain.dtype)(strain)
-    return Solution(strain, stress, stress.mean((2, 3, 4)), u, **vars(statistics))
+    law = cell.law(strain.dtype)
+    stress = law(strain)
+    if points:
+        points["stress_at_points"] = law(points["strain_at_points"])
+    return Solution(strain, stress, stress.mean((2, 3, 4)), u, **vars(statistics), **points)
 
 
 def _in_users_units(solution: Solution, units: problem.Units) -> Solution:
@@ -264,6 +277,11 @@ def _in_users_units(solution: Solution, units: problem.Units) -> Solution:
         by_cell: tuple = ()
     else:
         by_cell = (solvers.over_cells(units.strain.to(solution.strain), solution.strain),)
+    points = {}
+    if solution.strain_at_points is not None and solution.stress_at_points is not None:
+        by_point = [factor[:, None] for factor in by_cell]
+        points["strain_at_points"] = times(solution.strain_at_points, *by_point)
+        points["stress_at_points"] = times(solution.stress_at_points, units.modulus, *by_point)
     effective = times(solution.effective_stress, units.modulus, *(factor.view(-1, 1) for factor in by_cell))
     return replace(
         solution,
@@ -272,4 +290,5 @@ def _in_users_units(solution: Solution, units: problem.Units) -> Solution:
         effective_stress=effective,
         displacement=times(solution.displacement, units.length, *by_cell),
         converged=solution.converged & effective.isfinite().all(1),
+        **points,
     )

@@ -313,8 +313,11 @@ class IndependentElements:
         """K u. Shape: (3, N1, N2, N3) -> (3, N1, N2, N3)."""
         return (self.periodic.T @ (self.k @ (self.periodic @ u.ravel()))).reshape(u.shape)
 
-    def strain(self, load):
-        """Strain at the centres under the macroscopic strain (3, 3), by a direct solver. Shape: -> (3, 3, N...)."""
+    def strain(self, load, point=None):
+        """Strain under the macroscopic strain (3, 3), by a direct solver: at the centres, or at a quadrature point.
+
+        Shape: -> (3, 3, N...).
+        """
         affine = np.zeros(self.full.N)
         for component in range(3):
             affine[self.full.nodal_dofs[component]] = load[component] @ self.mesh.p
@@ -323,7 +326,8 @@ class IndependentElements:
         free = np.setdiff1d(np.arange(k.shape[0]), held)
         u = np.zeros(k.shape[0])
         u[free] = sparse.linalg.spsolve(k[free][:, free].tocsc(), force[free])
-        gradient = self.centre.interpolate(affine + self.periodic @ u).grad[..., 0]  # (3, 3, elements)
+        basis, point = (self.centre, 0) if point is None else (self.full, point)
+        gradient = basis.interpolate(affine + self.periodic @ u).grad[..., point]  # (3, 3, elements)
         strain = np.zeros((3, 3, *self.shape))
         strain[(slice(None), slice(None), *self.voxels)] = (gradient + gradient.swapaxes(0, 1)) / 2
         return strain
@@ -349,6 +353,49 @@ def test_stiffness_and_strain_equal_those_of_an_independent_assembly(name):
     assert (ours - expected).abs().max() < 1e-8
     for other in set(DISCRETIZATIONS) - {name}:
         assert (rlnlib.solve_strain(labels, discretization=other, **arguments).strain[0] - expected).abs().max() > 1e-3
+
+
+def test_strain_at_the_integration_points_is_that_of_an_independent_assembly():
+    shape, phases = (3, 4, 3), [(1.0, 0.3), (7.0, 0.2), (30.0, 0.4)]
+    labels = torch.randint(0, 3, (1, *shape), generator=torch.Generator().manual_seed(0))
+    load = torch.tensor([1.0, -0.5, 0.3, 0.4, -0.2, 0.7], dtype=torch.float64)
+    theirs = IndependentElements("hex8", labels[0].numpy(), phases)
+    arguments = {"phases": phases, "macroscopic_strain": load, "discretization": "hex8", "rtol": 1e-12}
+    ours = rlnlib.solve_strain(labels, integration_points=True, **arguments).strain_at_points[0]
+    points = discretizations.Hex8.points()
+    within = np.array(theirs.full.global_coordinates()) - np.array(theirs.voxels)[..., None]  # (3, elements, points)
+    assert np.ptp(within, axis=1).max() < 1e-9  # alike in all voxels
+    for place, point in enumerate(within[:, 0].T):
+        expected = torch.from_numpy(theirs.strain(elasticity.tensor_from_mandel(load).numpy(), place))
+        expected = elasticity.mandel_from_tensor(expected.movedim((0, 1), (-2, -1))).movedim(-1, 0)
+        distances = (points - torch.from_numpy(point)).norm(dim=1)
+        assert distances.min() < 1e-9
+        assert (ours[distances.argmin()] - expected).abs().max() < 1e-8
+        assert (ours[distances.argmax()] - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", DISCRETIZATIONS)
+@pytest.mark.parametrize("solver", ["conjugate_gradient", "anderson"])
+def test_strain_and_stress_at_the_integration_points_are_in_balance_and_have_the_mean_of_the_voxel(
+    name, solver, random_cells
+):
+    cells = torch.cat([random_cells(1, 5, 4, 6, seed=s) for s in range(2)])
+    loads = torch.randn(2, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 1e-3
+    arguments = {"phases": [(2e11, 0.3), (1e12, 0.2)], "macroscopic_strain": loads, "rtol": 1e-11}
+    arguments |= {"discretization": name, "spacing": (1, 2, 0.5), "solver": solver}
+    solution = rlnlib.solve_strain(cells.long(), integration_points=True, **arguments)
+    grid = discretizations.make(name, cells.shape[1:], (1, 2, 0.5))
+    assert solution.strain_at_points.shape == (2, grid.integration_points, 6, *cells.shape[1:])
+    assert (solution.strain_at_points.mean(1) - solution.strain).abs().max() < 1e-14
+    assert (solution.stress_at_points.mean(1) - solution.stress).abs().max() < 1e-3  # of 1e9
+    forces, size = grid.divergence(solution.stress_at_points), solution.stress_at_points.abs().max()
+    assert forces.abs().max() < 1e-8 * size
+    if grid.integration_points > 1:  # one value a voxel balances another way
+        assert grid.divergence(solution.stress[:, None].expand(-1, 8, *[-1] * 4)).abs().max() > 1e-3 * size
+    work = (solution.strain_at_points * solution.stress_at_points).sum(2).mean((1, 2, 3, 4))
+    assert torch.allclose(work, (solution.effective_stress * loads).sum(1), rtol=1e-8)
+    assert solution.to(torch.float32).strain_at_points.dtype == torch.float32
+    assert rlnlib.solve_strain(cells.long(), **arguments).strain_at_points is None
 
 
 def test_hex8_strain_equals_that_of_an_independent_solver(random_cells):
