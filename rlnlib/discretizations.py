@@ -200,22 +200,15 @@ class Element(Discretization):
         return to_corners(forces.view(-1, 24, *self.shape), share)
 
     def symbol(self, stiffness, frequencies):
-        # Of the assembled element: sum over corners c, d of K[c, d] cos(xi . (d - c)).
-        matrix = self.element_stiffness(stiffness, self.spacing)
-        blocks = matrix.view(3, 8, 3, 8)  # (component, corner, component, corner)
-        stencil: dict[tuple, torch.Tensor] = {}
+        # Of the assembled element: sum over corners c, d of K[c, d] cos(xi . (d - c)), axis by axis.
+        blocks = self.element_stiffness(stiffness, self.spacing).view(3, 8, 3, 8)  # (component, corner) twice
+        stencil = torch.zeros(3, 3, 3, 3, 3, dtype=torch.complex128)  # row, column, 1 + (d - c) by axis
         for (c, first), (d, second) in itertools.product(enumerate(CORNERS), repeat=2):
-            offset = tuple(b - a for a, b in zip(first, second, strict=True))
-            offset = max(offset, tuple(-o for o in offset))  # the cosine of both is one
-            stencil[offset] = stencil.get(offset, 0) + blocks[:, c, :, d]
-        symbol = torch.zeros(1, dtype=matrix.dtype)
-        angles = [axis * h for axis, h in zip(frequencies, self.spacing, strict=True)]  # across a voxel
-        for offset, block in stencil.items():
-            phase = torch.broadcast_tensors(*angles)[0] * 0
-            for o, angle in zip(offset, angles, strict=True):
-                phase = phase + o * angle
-            symbol = symbol + block.view(3, 3, 1, 1, 1) * torch.cos(phase)
-        return symbol
+            offset = (1 + b - a for a, b in zip(first, second, strict=True))
+            stencil[(slice(None), slice(None), *offset)] += blocks[:, c, :, d]
+        steps = torch.arange(-1, 2, dtype=torch.float64)[:, None]
+        turns = [torch.exp(1j * h * steps * axis.ravel()) for axis, h in zip(frequencies, self.spacing, strict=True)]
+        return torch.einsum("ijabc,ax,by,cz->ijxyz", stencil, *turns).real
 
     def mean_gradient(self, displacement):
         if fast.use(displacement.device):

@@ -14,6 +14,8 @@ from rlnlib import _checks
 SQRT2 = math.sqrt(2.0)
 #: Tensor indices of the six Mandel components.
 MANDEL_PAIRS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+#: Where the entries of each row of a symmetric 3 x 3 matrix stand in that order.
+MANDEL_ROWS = ((0, 5, 4), (5, 1, 3), (4, 3, 2))
 _SHEAR_WEIGHT = (1.0, 1.0, 1.0, SQRT2, SQRT2, SQRT2)
 
 

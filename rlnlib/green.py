@@ -18,6 +18,9 @@ from rlnlib.discretizations import DISCRETIZATIONS
 
 __all__ = ["DISCRETIZATIONS", "Fourier", "GreenOperator"]
 
+#: Voxels whose frequencies are worked on together when an operator is made.
+_SLAB = 2**18
+
 
 class GreenOperator:
     """Gamma^0 of an isotropic reference medium with the moduli (``young``, ``poisson``).
@@ -48,15 +51,19 @@ class GreenOperator:
         spacing=(1.0, 1.0, 1.0),
     ):
         self.shape = _checks.grid_shape("shape", shape)
-        _checks.memory(f"The Green operator of {self.shape} voxels", 3 * 9 * 8 * math.prod(self.shape))
+        _checks.memory(f"The Green operator of {self.shape} voxels", 2 * 6 * 8 * math.prod(self.shape))
         self.spacing = problem.as_spacing(spacing)
         self.discretization = discretizations.make(discretization, self.shape, self.spacing)
         self.lame = elasticity.lame_parameters(young, poisson)
         self.device = _checks.as_device(device)
-        self.transform: Any = fast.transforms.choose(self.shape) if fast.use(self.device) else Fourier(self.shape)
-        symbol = self.reference_symbol(self.transform.half)
-        inverse = self.transform.spread(_inverse_where_regular(symbol))  # the G of eq. 5, (3, 3, F...)
-        self.inverse = inverse.to(dtype=_checks.floating(dtype), device=self.device)
+        self._fast = fast.use(self.device)
+        self.transform: Any = fast.transforms.choose(self.shape) if self._fast else Fourier(self.shape)
+        first, *others = discretizations.frequencies(self.shape, self.spacing, self.transform.half)
+        parts = []  # slab by slab: in float64, the matrices of a large grid are more than all else that a solve needs
+        for slab in first.split(max(1, _SLAB // math.prod(self.shape[1:]))):
+            inverse = _inverse_where_regular(self._symbol([slab, *others]))
+            parts.append(self.transform.spread(inverse.to(_checks.floating(dtype))))
+        self.inverse = torch.cat(parts, 1).to(self.device)  # the G of eq. 5, symmetric: (6, F...), in Mandel order
 
     @property
     def dtype(self) -> torch.dtype:
@@ -79,7 +86,9 @@ class GreenOperator:
         Returns:
             (3, 3, N1, N2, N3 // 2 + 1) float64, or (3, 3, N1, N2, N3) with ``half=False``.
         """
-        frequencies = discretizations.frequencies(self.shape, self.spacing, half)
+        return self._symbol(discretizations.frequencies(self.shape, self.spacing, half))
+
+    def _symbol(self, frequencies) -> torch.Tensor:
         return self.discretization.symbol(elasticity.stiffness_from_lame(*self.lame), frequencies)
 
     def gradient(self, displacement: torch.Tensor) -> torch.Tensor:
@@ -101,12 +110,12 @@ class GreenOperator:
 
     def _times_inverse(self, spectrum):
         """(B^T C^0 B)^-1 times the spectrum of a force. Shape: (B, 3, F...) -> (B, 3, F...)."""
-        if fast.use(spectrum.device):
+        if self._fast:
             return fast.loops.times_by_frequency(self.inverse, spectrum)
         solved = torch.empty_like(spectrum)
-        for i in range(3):  # a product of small matrices, without a copy of them for each cell
-            torch.mul(self.inverse[i, 0], spectrum[:, 0], out=solved[:, i])  # (B, F...)
-            solved[:, i].addcmul_(self.inverse[i, 1], spectrum[:, 1]).addcmul_(self.inverse[i, 2], spectrum[:, 2])
+        for i, (a, b, c) in enumerate(elasticity.MANDEL_ROWS):  # without a copy of the matrices for each cell
+            torch.mul(self.inverse[a], spectrum[:, 0], out=solved[:, i])  # (B, F...)
+            solved[:, i].addcmul_(self.inverse[b], spectrum[:, 1]).addcmul_(self.inverse[c], spectrum[:, 2])
         return solved
 
 
@@ -149,10 +158,27 @@ class Fourier:
 
 
 def _inverse_where_regular(matrices: torch.Tensor) -> torch.Tensor:
-    """Invert each 3 x 3 matrix; zero stays zero. Shape: (3, 3, F...) -> (3, 3, F...)."""
-    matrices = matrices.movedim((0, 1), (-2, -1))  # (F..., 3, 3)
-    scale = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
+    """Inverse of each symmetric 3 x 3 matrix, by elimination; zero where the matrix vanishes.
+
+    Shape: (3, 3, F...) -> (6, F...), in Mandel order.
+    """
+    (a, b, c), (_, d, e), (_, _, f) = matrices
+    scale = a + d + f
     regular = scale > 1e-12 * scale.max()
-    inverse = torch.zeros_like(matrices)
-    inverse[regular] = torch.linalg.inv(matrices[regular])
-    return inverse.movedim((-2, -1), (0, 1)).contiguous()
+    a, d, f = (torch.where(regular, pivot, 1) for pivot in (a, d, f))
+    left, low = b / a, c / a  # L = ((1, 0, 0), (left, 1, 0), (low, right, 1)), and L diag(a, d', f') L^T = matrix
+    d, e = d - left * b, e - left * c
+    right = e / d
+    f = f - low * c - right * e
+    corner = left * right - low
+    inverse = torch.stack(
+        [
+            1 / a + left**2 / d + corner**2 / f,
+            1 / d + right**2 / f,
+            1 / f,
+            -right / f,
+            corner / f,
+            -left / d - corner * right / f,
+        ]
+    )
+    return torch.where(regular, inverse, 0)

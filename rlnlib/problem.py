@@ -104,7 +104,8 @@ class CellProblem:
             return lambda strain: elasticity.hooke_by_label(
                 strain, excess.to(strain), self.labels if strain.ndim == 5 else self.labels[:, None]
             )
-        moduli = [(field - of_r).to(dtype) for field, of_r in zip(self.lame(), reference, strict=True)]
+        table = elasticity.lame_table(self.phases) - torch.tensor(reference, dtype=torch.float64)
+        moduli = [self.by_voxel(column) for column in table.to(dtype).unbind(1)]
         return lambda strain: elasticity.hooke(strain, *(m if strain.ndim == 5 else m[:, None] for m in moduli))
 
     def in_units(self) -> tuple[CellProblem, Units]:

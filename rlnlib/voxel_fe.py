@@ -245,7 +245,8 @@ def _solve_chunk(cell: CellProblem, operator, stopping, method, watch) -> Soluti
     points: dict[str, torch.Tensor] = {}
     if method.solver == "conjugate_gradient":
         equilibrium = voxel_problem(cell, operator, method.kept_dtype)
-        u, statistics = conjugate_gradient(equilibrium, stopping, operator.dtype, watch)
+        with fast.memory.reused(operator.dtype):
+            u, statistics = conjugate_gradient(equilibrium, stopping, operator.dtype, watch)
         strain = equilibrium.strain(u, cell.macroscopic_strain)
         if method.integration_points:
             points["strain_at_points"] = equilibrium.strain_at_points(u, cell.macroscopic_strain)
@@ -265,12 +266,12 @@ def _solve_chunk(cell: CellProblem, operator, stopping, method, watch) -> Soluti
 
 
 def _in_users_units(solution: Solution, units: problem.Units) -> Solution:
-    """Scale the fields back; no cell with a field that is not finite has converged."""
+    """Scale the fields back, in place; no cell with a field that is not finite has converged."""
 
     def times(field, *factors):
         for factor in factors:
             if not isinstance(factor, float) or factor != 1:
-                field = field * factor
+                field.mul_(factor)
         return field
 
     if bool((units.strain == 1).all()):

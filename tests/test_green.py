@@ -121,19 +121,40 @@ def test_bbar_has_one_volumetric_strain_and_keeps_the_deviator():
 
 
 @pytest.mark.parametrize("name", DISCRETIZATIONS)
-def test_hartley_and_both_fourier_transforms_give_one_operator(name, monkeypatch):
+def test_all_transforms_give_one_operator(name, monkeypatch):
     monkeypatch.setenv("RLN_PLAIN", "0")
     force = torch.randn(2, 3, 7, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     dense = GreenOperator((7, 4, 5), name)
     assert isinstance(dense.transform, fast.transforms.Hartley)
     monkeypatch.setattr(fast.transforms, "DENSE", 6)
+    torchs = GreenOperator((7, 4, 5), name)
+    monkeypatch.setattr(fast.transforms, "_is_smooth", lambda n: False)
     scipys = GreenOperator((7, 4, 5), name)
-    assert isinstance(scipys.transform, fast.transforms.Fourier)
+    assert type(scipys.transform) is fast.transforms.Fourier
+    if torch.backends.mkl.is_available():
+        assert isinstance(torchs.transform, fast.transforms.MKLFourier)
     monkeypatch.setenv("RLN_PLAIN", "1")
     plain = GreenOperator((7, 4, 5), name)
     assert isinstance(plain.transform, green.Fourier)
-    for operator in (dense, scipys):
+    for operator in (dense, scipys, torchs):
         assert (operator.displacement(force) - plain.displacement(force)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("name", DISCRETIZATIONS)
+def test_an_operator_made_slab_by_slab_inverts_the_matrix_of_each_frequency(name, monkeypatch):
+    """For an oblong voxel and a nearly incompressible medium, too."""
+    monkeypatch.setattr(green, "_SLAB", 1)
+    operator = GreenOperator((6, 4, 5), name, 3.0, 0.49, spacing=(1, 0.1, 2))
+    u = torch.randn(1, 3, 6, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    strain = operator.gradient(u)
+    again = operator.gradient(operator.displacement(operator.divergence(elasticity.hooke(strain, *operator.lame))))
+    assert (again - strain).abs().max() < 1e-11 * strain.abs().max()
+
+
+def test_the_fast_product_knows_pairs_of_real_and_imaginary_parts():
+    matrices, spectrum = torch.rand(6, 5, 4, 3), torch.rand(2, 3, 5, 4, 6)
+    expected = fast.loops.times_by_frequency(matrices.repeat_interleave(2, -1), spectrum)
+    assert torch.allclose(fast.loops.times_by_frequency(matrices, spectrum), expected)
 
 
 def test_reference_symbol_of_the_continuous_operator_is_moulinecs_acoustic_tensor():

@@ -20,7 +20,7 @@ import os
 import torch
 
 #: Submodules that are imported when they are first used: numba alone takes 0.4 s.
-_LAZY = ("convolutions", "cores", "elements", "loops", "transforms")
+_LAZY = ("convolutions", "cores", "elements", "loops", "memory", "transforms")
 
 
 def use(device: torch.device | str) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from rlnlib.elasticity import SQRT2
-from rlnlib.fast import cores
+from rlnlib.fast import cores, memory
 from rlnlib.fast.compiling import compiled
 
 #: The mode of the corner values, as bits (x, y, z), that changes sign with each axis' mirror image.
@@ -58,7 +58,7 @@ def nodal_forces(u: torch.Tensor, moduli: torch.Tensor, blocks: np.ndarray) -> t
 
     Shape: u (B, 3, N1, N2, N3), moduli (B, P, N1, N2, N3), both contiguous; blocks (P, 8, 3, 3) -> like u.
     """
-    out = torch.empty_like(u)
+    out = memory.empty_like(u)
     *fields, forces = (field.view(*field.shape[:3], -1).numpy() for field in (u, moduli, out))
     blocks = blocks.astype(forces.dtype)
     cores.split(lambda *planes: _nodal_forces(*fields, forces, blocks, u.shape[4], *planes), u.shape[2], moduli.numel())
@@ -70,7 +70,7 @@ def nodal_forces_by_label(u: torch.Tensor, labels: torch.Tensor, matrices: np.nd
 
     Shape: u (B, 3, N1, N2, N3), labels (B, N1, N2, N3), both contiguous; matrices (P, 24, 24) -> like u.
     """
-    out = torch.empty_like(u)
+    out = memory.empty_like(u)
     nodes, forces = (field.view(*field.shape[:3], -1).numpy() for field in (u, out))
     voxels = labels.view(len(labels), 1, labels.shape[1], -1).numpy()
     tables = matrices.astype(forces.dtype)
@@ -97,10 +97,14 @@ def _nodal_forces(u, moduli, out, blocks, n3, start, stop):
             here, there = there, here
             if blocks.ndim == 3:  # labels and a full matrix for each
                 _multiply_by_label(moduli[cell, 0, x % n1], blocks, modes, forces)
+                _to_planes(forces, slab, plane, carry, n3)
+            elif moduli.shape[1] == 1:
+                _multiply_in_place(moduli[cell, 0, x % n1], blocks[0], modes)
+                _to_planes(modes, slab, plane, carry, n3)
             else:
                 for p in range(moduli.shape[1]):
                     _multiply(moduli[cell, p, x % n1], blocks[p], modes, forces, p > 0)
-            _to_planes(forces, slab, plane, carry, n3)
+                _to_planes(forces, slab, plane, carry, n3)
             if x >= start:
                 _collect_along_rows(plane, out[cell], x, n3)
 
@@ -139,6 +143,21 @@ def _to_modes(here, there, slab, modes, n3):
                 modes[even, k] = slab[a, k] + after[k]
             for k in range(n):
                 modes[even + 2, k] = slab[a, k] - after[k]
+
+
+@compiled
+def _multiply_in_place(modulus, blocks, modes):
+    """What three modes give goes to the same three modes, so one loop reads and writes each of them once."""
+    for r in range(8):
+        block, u, v, w = blocks[r], modes[r ^ 4], modes[8 + (r ^ 2)], modes[16 + (r ^ 1)]
+        a, b, c = block[0, 0], block[0, 1], block[0, 2]
+        d, e, f = block[1, 0], block[1, 1], block[1, 2]
+        g, h, i = block[2, 0], block[2, 1], block[2, 2]
+        for k in range(modulus.size):
+            m, x, y, z = modulus[k], u[k], v[k], w[k]
+            u[k] = m * (a * x + b * y + c * z)
+            v[k] = m * (d * x + e * y + f * z)
+            w[k] = m * (g * x + h * y + i * z)
 
 
 @compiled

@@ -9,27 +9,58 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from rlnlib.elasticity import MANDEL_ROWS
+from rlnlib.fast import memory
 from rlnlib.fast.compiling import compiled, compiled_exact, compiled_sum
+
+_ROWS = MANDEL_ROWS
+#: Numbers of each row that are worked on together, so that they stay in the first-level cache.
+_STRIP = 1024
 
 
 def times_by_frequency(matrices: torch.Tensor, spectrum: torch.Tensor) -> torch.Tensor:
     """The product of a symmetric 3 x 3 matrix and a vector at each point, contiguous.
 
-    Shape: (3, 3, F...), (B, 3, F...) -> (B, 3, F...).
+    Args:
+        matrices: Their components in Mandel order, (6, F...).
+        spectrum: (B, 3, F...); with twice as many numbers in a row where they are pairs of a real and an imaginary
+            part, which one matrix multiplies.
+
+    Returns:
+        Like ``spectrum``.
     """
-    out = torch.empty_like(spectrum)
-    _times_by_frequency(*(field.view(*field.shape[:2], -1).numpy() for field in (matrices, spectrum, out)))
+    out = memory.empty_like(spectrum)
+    m, v, w = matrices.view(6, -1).numpy(), *(field.view(len(field), 3, -1).numpy() for field in (spectrum, out))
+    (_times_by_frequency if v.shape[2] == m.shape[1] else _times_pairs_by_frequency)(m, v, w)
     return out
 
 
 @compiled
 def _times_by_frequency(m, v, out):
     for cell in range(len(v)):
-        v0, v1, v2 = v[cell, 0], v[cell, 1], v[cell, 2]
-        for i in range(3):
-            m0, m1, m2, w = m[i, 0], m[i, 1], m[i, 2], out[cell, i]
-            for k in range(w.size):
-                w[k] = m0[k] * v0[k] + m1[k] * v1[k] + m2[k] * v2[k]
+        for first in range(0, m.shape[1], _STRIP):
+            last = min(first + _STRIP, m.shape[1])
+            v0, v1, v2 = v[cell, 0, first:last], v[cell, 1, first:last], v[cell, 2, first:last]
+            for i in range(3):
+                m0, m1, m2 = (m[_ROWS[i][0], first:last], m[_ROWS[i][1], first:last], m[_ROWS[i][2], first:last])
+                w = out[cell, i, first:last]
+                for k in range(w.size):
+                    w[k] = m0[k] * v0[k] + m1[k] * v1[k] + m2[k] * v2[k]
+
+
+@compiled
+def _times_pairs_by_frequency(m, v, out):
+    for cell in range(len(v)):
+        for first in range(0, m.shape[1], _STRIP):
+            last = min(first + _STRIP, m.shape[1])
+            a, b = 2 * first, 2 * last
+            v0, v1, v2 = v[cell, 0, a:b], v[cell, 1, a:b], v[cell, 2, a:b]
+            for i in range(3):
+                m0, m1, m2 = (m[_ROWS[i][0], first:last], m[_ROWS[i][1], first:last], m[_ROWS[i][2], first:last])
+                w = out[cell, i, a:b]
+                for k in range(m0.size):
+                    w[2 * k] = m0[k] * v0[2 * k] + m1[k] * v1[2 * k] + m2[k] * v2[2 * k]
+                    w[2 * k + 1] = m0[k] * v0[2 * k + 1] + m1[k] * v1[2 * k + 1] + m2[k] * v2[2 * k + 1]
 
 
 def inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

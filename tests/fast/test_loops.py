@@ -84,12 +84,10 @@ def test_mean_strain_is_that_of_the_element(shape):
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-13), (torch.float32, 1e-5)])
 def test_products_and_updates_are_those_of_array_expressions(dtype, tolerance):
     a, b, c, d = (random(2, 3, 4, 5, 6, dtype=dtype, seed=seed) for seed in range(4))
-    half = random(3, 3, 4, 5, 6, dtype=dtype, seed=4)
-    matrices = half + half.transpose(0, 1)
+    half = random(6, 4, 5, 6, dtype=dtype, seed=4)
+    matrices = half[torch.tensor(elasticity.MANDEL_ROWS)]
     close = {"rtol": tolerance, "atol": tolerance}
-    assert torch.allclose(
-        loops.times_by_frequency(matrices, a), torch.einsum("ij...,bj...->bi...", matrices, a), **close
-    )
+    assert torch.allclose(loops.times_by_frequency(half, a), torch.einsum("ij...,bj...->bi...", matrices, a), **close)
     assert torch.allclose(loops.inner(a, b), (a * b).flatten(1).sum(1), **close)
     step = torch.tensor([0.5, -2.0], dtype=dtype)
     wide = step.view(2, 1, 1, 1, 1)
