@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rlnlib import discretizations, elasticity, fast, green, solvers
+from rlnlib import anisotropy, discretizations, elasticity, fast, green, solvers
 from rlnlib.problem import CellProblem
 
 #: A uniform strain or stress (B, 6), and the modulus of each voxel (B, 1, N1, N2, N3) that multiplies it.
@@ -146,4 +146,4 @@ class AnisotropicStiffness:
                     grid.element_stiffness(c, grid.spacing) for c in self.table
                 )
             return fast.elements.nodal_forces_by_label(u, labels, self._matrices)
-        return grid.divergence(elasticity.hooke_by_label(grid.gradient(u), self.table, labels[:, None]))
+        return grid.divergence(anisotropy.hooke_by_label(grid.gradient(u), self.table, labels[:, None]))

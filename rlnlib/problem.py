@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from rlnlib import _checks, elasticity
+from rlnlib import _checks, anisotropy, elasticity
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class CellProblem:
         """
         if self.stiffness is not None:
             excess = self.stiffness - elasticity.stiffness_from_lame(*reference)
-            return lambda strain: elasticity.hooke_by_label(
+            return lambda strain: anisotropy.hooke_by_label(
                 strain, excess.to(strain), self.labels if strain.ndim == 5 else self.labels[:, None]
             )
         table = elasticity.lame_table(self.phases) - torch.tensor(reference, dtype=torch.float64)
@@ -178,7 +178,7 @@ def cell_problem(
     stiffness = torch.stack(
         [m if isinstance(m, torch.Tensor) else elasticity.isotropic_stiffness(*m) for m in materials]
     )
-    closest = [(young, nu) for young, nu in elasticity.closest_isotropic(stiffness).tolist()]
+    closest = [(young, nu) for young, nu in anisotropy.closest_isotropic(stiffness).tolist()]
     return CellProblem(labels, closest, strain, as_spacing(spacing), stiffness)
 
 

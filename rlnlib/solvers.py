@@ -88,8 +88,7 @@ class Solution:
         residual: The same recomputed at the end, (B,).
         energy_bounds: Of a prediction, a lower and an upper bound of e : C_eff : e for the macroscopic strain e,
             (B, 2); else None.
-        strain_at_points: Where it was asked for, the strain at the integration points, (B, G, 6, N1, N2, N3): point g
-            lies at row g of ``discretizations.KINDS[name].points()``; else None.
+        strain_at_points: Where asked for, at each ``discretizations.KINDS[name].points()``, (B, G, 6, N1, N2, N3).
         stress_at_points: The same of the stress.
     """
 
@@ -108,8 +107,7 @@ class Solution:
     def to(self, dtype: torch.dtype) -> Solution:
         """The same with its fields and effective stress in another precision."""
         names = ("strain", "stress", "effective_stress", "displacement", "strain_at_points", "stress_at_points")
-        there = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return replace(self, **{name: field.to(dtype) for name, field in there.items()})
+        return replace(self, **{n: getattr(self, n).to(dtype) for n in names if getattr(self, n) is not None})
 
 
 #: Told the number of each iteration, and the largest relative residual of the cells that still iterate.

@@ -66,7 +66,7 @@ def solve_strain(
         atol: Absolute tolerance.
         max_iterations: The most iterations.
         phases: In place of ``contrast``: for each label (young, poisson) or a stiffness (6, 6), Mandel, in any unit. A
-            polycrystal has the label of its grain in each voxel, and ``phases=elasticity.rotated(crystal, rotations)``.
+            polycrystal has the label of its grain in each voxel, and ``phases=anisotropy.rotated(crystal, rotations)``.
         dtype: Precision of the work and of the result. "mixed" returns float64 of float64 accuracy, but iterates in
             float32, which takes half the time, where the moduli differ by at most 1000.
         device: Where to work; by default where ``stiff`` is.

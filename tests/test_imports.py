@@ -15,10 +15,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 #: The lesson, in the order in which one reads it.
 CORE = (
-    *("elasticity", "microstructure", "problem", "discretizations", "green", "lippmann_schwinger", "solvers"),
-    *("equilibrium", "conjugate_gradient", "voxel_fe", "networks", "rln", "training", "metrics", "informed"),
-    *("prediction",),
-    *("regression", "certificate", "symmetry"),
+    *("elasticity", "anisotropy", "microstructure", "problem", "discretizations", "green", "lippmann_schwinger"),
+    *("solvers", "equilibrium", "conjugate_gradient", "voxel_fe", "networks", "rln", "training", "metrics"),
+    *("informed", "prediction", "regression", "certificate", "symmetry"),
 )
 #: What knows the disk, and the other service.
 FILES = ("_files", "runs", "weight_files", "published", "images", "dataset", "reproduce", "provenance", "fans")
