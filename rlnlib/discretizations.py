@@ -204,8 +204,8 @@ class Element(Discretization):
         blocks = self.element_stiffness(stiffness, self.spacing).view(3, 8, 3, 8)  # (component, corner) twice
         stencil = torch.zeros(3, 3, 3, 3, 3, dtype=torch.complex128)  # row, column, 1 + (d - c) by axis
         for (c, first), (d, second) in itertools.product(enumerate(CORNERS), repeat=2):
-            offset = (1 + b - a for a, b in zip(first, second, strict=True))
-            stencil[(slice(None), slice(None), *offset)] += blocks[:, c, :, d]
+            x, y, z = (1 + after - before for before, after in zip(first, second, strict=True))
+            stencil[:, :, x, y, z] += blocks[:, c, :, d]
         steps = torch.arange(-1, 2, dtype=torch.float64)[:, None]
         turns = [torch.exp(1j * h * steps * axis.ravel()) for axis, h in zip(frequencies, self.spacing, strict=True)]
         return torch.einsum("ijabc,ax,by,cz->ijxyz", stencil, *turns).real
