@@ -4,10 +4,12 @@ Read the lesson in this order; the other modules serve it.
 
 - The problem: :mod:`~rlnlib.elasticity`, :mod:`~rlnlib.microstructure`, :mod:`~rlnlib.problem`.
 - The equation: :mod:`~rlnlib.discretizations`, :mod:`~rlnlib.green`, :mod:`~rlnlib.lippmann_schwinger`.
-- Its solution: :mod:`~rlnlib.solvers`, :mod:`~rlnlib.conjugate_gradient`, :mod:`~rlnlib.voxel_fe`.
+- Its solution: :mod:`~rlnlib.solvers`, :mod:`~rlnlib.equilibrium`, :mod:`~rlnlib.conjugate_gradient`,
+  :mod:`~rlnlib.voxel_fe`.
 - Learning it: :mod:`~rlnlib.networks`, :mod:`~rlnlib.rln`, :mod:`~rlnlib.training`, :mod:`~rlnlib.metrics`.
 - Beyond the paper: :mod:`~rlnlib.regression`, :mod:`~rlnlib.certificate`, :mod:`~rlnlib.informed`,
-  :mod:`~rlnlib.prediction`.
+  :mod:`~rlnlib.prediction`; crystals:
+  :mod:`~rlnlib.anisotropy`.
 """
 
 from rlnlib._version import __version__
