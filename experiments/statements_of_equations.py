@@ -71,7 +71,7 @@ def without_green() -> dict:
     strain = torch.tensor([[1.0, 0, 0, 0, 0, 0]], dtype=torch.float64).expand(len(cells), -1)
     needed = {}
     for name in ("preconditioned", "plain"):
-        problem = voxel_fe.VoxelProblem.from_labels(cells.long(), phases, strain, operator)
+        problem = voxel_fe.VoxelProblem(CellProblem(cells.long(), phases, strain), operator)
         if name == "plain":
             problem.precondition = lambda residual: residual
         _, statistics = solvers.conjugate_gradient(problem, solvers.StoppingRule(1e-6, max_iterations=limit))
