@@ -19,6 +19,7 @@ from rlnlib import networks, rln, weight_files
 from rlnlib.book import claims
 
 ROOT = Path(__file__).resolve().parents[2]
+RECORD = json.loads((ROOT / "data" / "results" / "statements.json").read_text(encoding="utf-8"))
 LEDGER = {entry.id: entry for entry in claims.load_claims(ROOT / "book" / "claims.yml")}
 
 
@@ -96,6 +97,13 @@ def test_the_worst_of_several_effects_is_that_of_the_hardest_bound():
 def test_table_1_is_read_from_the_ledger():
     assert measured.row_of_table_1("rln", 50.0) == (2.92, 1.17)
     assert measured.row_of_table_1("comparison", 10.0) == (3.07, 1.22)
+
+
+@pytest.mark.parametrize("case", ["without_green", "gradient"])
+def test_what_a_statement_of_the_equations_measures_is_what_its_record_holds(case):
+    recorded = {item["claim"]: item["value"] for item in RECORD["claims"]}
+    for item in statements.CASES[case]()["claims"]:
+        assert item["value"] == pytest.approx(recorded[item["claim"]], rel=0.01, abs=1e-10)
 
 
 def run(variant, seed, error, peaks=10.0, unsteady=1.0):
