@@ -2,8 +2,8 @@
 
     RLN_REFERENCE_DATA=FOLDER python experiments/finite_element.py --out data/results/finite_element.json
 
-The reference fields are axial strains of cells of 21^3 voxels from the commercial program, at contrast 10 and 50. Then
-the candidates are compared on cells like the paper's, without reference fields: what the choice is worth.
+The reference fields are axial strains of cells of 21^3 voxels of an implicit finite-element program, at contrast 10 and
+50. Then the candidates are compared on cells like the paper's, without reference fields: what the choice is worth.
 """
 
 import os
