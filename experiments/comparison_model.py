@@ -151,7 +151,7 @@ def train(data: Path, options, folder: Path, deadline: float) -> tuple[Compariso
             if done >= 1:
                 return model, state
             if time.monotonic() > deadline:
-                raise training.Unfinished(done, state["seconds"])
+                raise runs.Unfinished(done, state["seconds"])
             loss_sum, steps, begun, mark = 0.0, 0, time.process_time(), state["seconds"]  # scoring is no training
         rate = min(1, (state["steps"] + 1) / RISE, (1 - done) / (1 - FALL))
         for group in optimizer.param_groups:
@@ -177,7 +177,7 @@ def scored(model: ComparisonModel, rln, cells, true, path: Path, deadline: float
     done = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     for n in range(len(done), len(cells)):
         if time.monotonic() > deadline:
-            raise training.Unfinished(n / len(cells), 0.0)
+            raise runs.Unfinished(n / len(cells), 0.0)
         with torch.no_grad(), precision():
             answers = [model.field(cells[n]), rlnlib.predict_strain(rln, cells[n]), torch.ones_like(true[n])]
         done.append([round(float(rlnlib.mase(of[None], true[n][None])), 4) for of in (a.squeeze(0) for a in answers)])
@@ -273,7 +273,7 @@ def main():
     for contrast in options.contrasts:
         try:
             rows.append(of_contrast(contrast, options, deadline))
-        except training.Unfinished as pause:
+        except runs.Unfinished as pause:
             left.append(f"contrast {contrast:g}: {pause}")
     del options.max_minutes  # it says nothing of the result
     options.contrasts = [row["contrast"] for row in rows]
