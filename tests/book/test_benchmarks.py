@@ -26,7 +26,7 @@ TINY = {
     "training_step": ["--size", "10", "--cells", "1", "--repeats", "1"],
     "batch_size": ["--size", "10", "--batches", "1", "2", "--repeats", "1"],
     "scaling": ["--sizes", "10", "12", "20", "--repeats", "1", "1", "1", "--rtol", "1e-2"],
-    "large_cell": ["--sizes", "10", "12"],
+    "large_cell": ["--sizes", "24", "32", "--iterations", "3"],
     "memory": ["--sizes", "12", "16", "--cells", "2"],
     "time_accuracy": ["--cells", "1", "--contrasts", "10", "--iterations", "2", "--repeats", "1"],
 }
