@@ -121,6 +121,8 @@ def test_an_effect_of_trainings_is_a_ratio_seed_by_seed():
     assert found["prelu-helps"]["interval"] == [0.95, 1.1]
     assert found["prelu-helps"]["conditions"]["seeds"] == 2
     assert "cosine-decay-matters" not in found
+    # No rise on either side is no sign of more or less.
+    assert found["prelu-steadier"]["interval"] == [-ablation.ROUNDING, ablation.ROUNDING]
     for item in found.values():
         claims.checked(item)
 
