@@ -51,7 +51,7 @@ test: install
 	@$(VENV) -m ruff check .
 	@$(VENV) -m mypy
 	@if [ -n "$$RLN_BROWSER" ] || command -v chromium >/dev/null; then $(VENV) tools/build.py book; fi # for test_browser
-	@$(VENV) -m pytest tests
+	@OMP_NUM_THREADS=1 $(VENV) -m pytest tests -n 2 --dist loadfile
 	@$(VENV) tools/build.py compare
 
 stress: install
@@ -63,10 +63,10 @@ avx2: export ATEN_CPU_CAPABILITY := avx2
 avx2: export ONEDNN_MAX_CPU_ISA := AVX2
 avx2: export NUMBA_NUM_THREADS := 1
 avx2: install
-	@$(VENV) tools/build.py compare
+	@$(VENV) tools/build.py compare --again
 
 flakes: install
-	@for run in $$(seq 20); do echo "run $$run of 20"; $(VENV) tools/build.py compare || exit 1; done
+	@for run in $$(seq 20); do echo "run $$run of 20"; $(VENV) tools/build.py compare --again || exit 1; done
 
 act: install
 	@$(VENV) tools/parameters_act.py

@@ -3,7 +3,8 @@
 python tools/build.py book --profile ci     run what is out of date, render, say where index.html is
 python tools/build.py run --profile laptop  run only; copies go to build/PROFILE/
 python tools/build.py store                 run at the ci profile and store the outputs in notebooks/
-python tools/build.py compare               run the stored notebooks again and compare the outputs (nbval)
+python tools/build.py compare               run what is out of date, compare with the stored outputs (nbval)
+python tools/build.py compare --again       run all notebooks for the comparison
 python tools/build.py pdf                   print the whole book to one PDF file
 python tools/build.py archive               the book, its notebooks, data, weights and lock file in one file
 """
@@ -62,6 +63,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("book", "run", "store", "compare", "pdf", "archive"))
     parser.add_argument("--profile", default="ci")
+    parser.add_argument("--again", action="store_true")
     options = parser.parse_args()
     try:
         with one_at_a_time():
@@ -73,8 +75,10 @@ def main() -> int:
                 print(f"The book as a PDF file: {print_book(render(run(options.profile)).parent)}")
             elif options.command == "archive":
                 print(f"The archive: {archive()}")
+            elif options.command == "compare":
+                compare(options.again)
             else:
-                {"store": store, "compare": compare}[options.command]()
+                store()
     except Failure as failure:
         print(f"error: {failure}", file=sys.stderr)
         return 1

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,9 +79,9 @@ def read_stamp(path: Path) -> dict:
         return {}
 
 
-def run(profile: str) -> Path:
+def run(profile: str, out: Path | None = None) -> Path:
     """Run all notebooks whose copies are out of date, two at a time; returns the folder of the copies."""
-    out = BUILD / profile
+    out = out or BUILD / profile
     out.mkdir(parents=True, exist_ok=True)
     wanted = [(path, profile_values(path, profile)) for path in notebooks()]
     stale = [(p, v) for p, v in wanted if read_stamp(out / p.name).get("key") != key(p, v)]
@@ -225,30 +226,39 @@ def count_comparable(path: Path) -> int:
     )
 
 
-def compare() -> None:
-    """Run the stored notebooks and compare the outputs with nbval, numbers within the tolerance of `pytest_tolerance`.
+def compare(again: bool = False) -> None:
+    """Compare the executed copies with the stored outputs by nbval, numbers as `pytest_tolerance` says.
 
+    The copies are those of the book, run where they are out of date; with ``again`` all notebooks are run for this.
     Raises Failure for outputs that differ, and for a notebook of which less than LEAST_COMPARED is compared.
     """
-    counts = {path: count_comparable(path) for path in notebooks()}
-    if few := [path.name for path, count in counts.items() if count < LEAST_COMPARED * len(code_cells(path))]:
+    paths = notebooks()
+    counts = {path: count_comparable(path) for path in paths}
+    if few := [path.name for path in paths if counts[path] < LEAST_COMPARED * len(code_cells(path))]:
         raise Failure(f"Too few stored outputs to compare in {', '.join(few)}: run `make notebooks`.")
-
-    def nbval(path: Path) -> tuple[Path, int, str]:
-        command = [sys.executable, "-m", "pytest", "--nbval", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
-        command += ["--nbval-cell-timeout", str(LIMIT["ci"]), "--nbval-current-env", str(path)]
-        command += ["--nbval-sanitize-with", str(ROOT / "tests" / "book" / "sanitize.cfg"), "-p", "pytest_tolerance"]
-        paths = [str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]  # where the plugin is
-        place = environment("ci") | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        done = subprocess.run(command, env=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
-        return path, done.returncode, done.stdout
-
-    failed = []
-    with ThreadPoolExecutor(2) as pool:
-        for path, code, output in pool.map(nbval, counts):
-            print(f"  {path.name}: {counts[path]} outputs compared, {'FAILED' if code else 'equal'}", flush=True)
-            if code:
-                failed.append(f"{path.name}:\n{re.sub(r'data:image[^ ]*', 'data:image...', output)[-6000:]}")
-    if failed:
-        raise Failure("\n".join([*failed, f"{len(failed)} notebooks differ from their stored outputs."]))
+    if again:
+        shutil.rmtree(BUILD / "again", ignore_errors=True)
+    copies = run("ci", BUILD / "again" if again else None)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(paths[0].parent),
+    ]
+    command += ["-p", "pytest_tolerance", "--executed", str(copies), "--nbval-current-env", *map(str, paths)]
+    command += ["--nbval-sanitize-with", str(ROOT / "tests" / "book" / "sanitize.cfg")]
+    place = [str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]  # where the plugin is
+    place = {**os.environ, "PYTHONUTF8": "1", "PYTHONPATH": os.pathsep.join(filter(None, place))}
+    done = subprocess.run(command, env=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+    for path in paths:
+        print(f"  {path.name}: {counts[path]} outputs compared", flush=True)
+    if done.returncode:
+        differ = sorted(set(re.findall(r"^(?:FAILED|ERROR) (?:\S*/)?([^/\s]+\.ipynb)::", done.stdout, re.MULTILINE)))
+        shown = re.sub(r"data:image[^ ]*", "data:image...", done.stdout)[-20000:]
+        raise Failure(f"{shown}\n{len(differ)} notebooks differ from their stored outputs: {', '.join(differ)}.")
     print(f"{sum(counts.values())} outputs of {len(counts)} notebooks compared: all equal.", flush=True)

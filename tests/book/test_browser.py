@@ -117,6 +117,7 @@ def browser(tmp_path_factory):
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, Service(DRIVER))
     driver.set_script_timeout(60)
+    driver.set_page_load_timeout(60)
     yield driver
     driver.quit()
 
@@ -137,9 +138,13 @@ def visit(browser, address):
 
     Without the wait, the sending on can break into the visit of the next page, which is then looked at while empty.
     """
+    from selenium.common.exceptions import TimeoutException
     from selenium.webdriver.support.ui import WebDriverWait
 
-    browser.get(address)
+    try:
+        browser.get(address)
+    except TimeoutException:  # seen once: Chromium stood idle at its first page
+        browser.get(address)
     stands = "document.readyState == 'complete' && !document.querySelector('meta[http-equiv=Refresh]')"
     WebDriverWait(browser, 60).until(lambda b: b.execute_script(f"return {stands}"))
 

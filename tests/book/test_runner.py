@@ -84,6 +84,13 @@ def small(tmp_path, *sources, outputs=None, name="small"):
     return tmp_path / f"{name}.ipynb"
 
 
+def these_only(monkeypatch, tmp_path, paths):
+    """Let the runner see only these notebooks, and put their copies under tmp_path."""
+    monkeypatch.setattr(runner, "notebooks", lambda: paths)
+    monkeypatch.setattr(runner, "profile_values", lambda path, profile: {})
+    monkeypatch.setattr(runner, "BUILD", tmp_path / "build")
+
+
 @pytest.mark.parametrize(
     ("stored", "new", "same"),
     [
@@ -134,12 +141,36 @@ def test_the_comparison_passes_one_unit_of_the_last_digit_and_nothing_more(tmp_p
         return path
 
     paths = [with_value("equal", "1.24", 2.6), with_value("printed", "1.22", 2.5), with_value("measured", "1.25", 2.8)]
-    paths.append(small(tmp_path, "raise SystemError('canary')", outputs=("2\n",), name="raises"))
-    monkeypatch.setattr(runner, "notebooks", lambda: paths)
-    with pytest.raises(project.Failure, match="3 notebooks differ") as raised:
+    paths.append(small(tmp_path, "print(1); print(2)", outputs=("1\n",), name="more"))
+    these_only(monkeypatch, tmp_path, paths)
+    with pytest.raises(project.Failure, match=r"3 notebooks differ.*: measured\.ipynb, more\.ipynb, printed\.ipynb"):
         runner.compare()
-    assert set(re.findall(r"^(\w+)\.ipynb:", str(raised.value), re.M)) == {"printed", "measured", "raises"}
-    assert "canary" in str(raised.value)
+
+
+def test_a_notebook_that_raises_where_it_printed_fails_the_comparison(tmp_path, monkeypatch):
+    path = small(tmp_path, "raise SystemError('canary')", outputs=("2\n",), name="raises")
+    these_only(monkeypatch, tmp_path, [path])
+    with pytest.raises(project.Failure, match=r"raises\.ipynb: cell 0 .*SystemError: canary"):
+        runner.compare()
+
+
+def test_the_comparison_takes_the_copies_of_the_book_or_runs_all_again(tmp_path, monkeypatch):
+    """A copy that is up to date is compared as it is; one of other code, or of fewer cells, is found."""
+    path = small(tmp_path, "print('error 1.25 %')", outputs=("error 1.25 %\n",))
+    these_only(monkeypatch, tmp_path, [path])
+    runner.compare()
+    copy = tmp_path / "build" / "ci" / path.name
+    executed = nbformat.read(copy, as_version=4)
+    (code,) = (cell for cell in executed.cells if cell.cell_type == "code")
+    code.outputs[0].text = "error 1.50 %\n"
+    nbformat.write(executed, copy)
+    with pytest.raises(project.Failure, match="1 notebooks differ"):
+        runner.compare()
+    runner.compare(again=True)
+    code.source = "print('error 1.50 %')"
+    nbformat.write(executed, copy)
+    with pytest.raises(project.Failure, match="has another code cell"):
+        runner.compare()
 
 
 def test_a_notebook_that_has_nothing_to_compare_fails(tmp_path, monkeypatch):
@@ -158,15 +189,15 @@ def test_a_changed_constant_of_the_library_makes_the_comparison_fail(tmp_path, m
         "import torch, rlnlib\nprint(f'{float(rlnlib.mase(torch.ones(1, 2, 2, 2) * 1.1, torch.ones(1, 2, 2, 2))):.3f}')"
     )
     path = small(tmp_path, source, outputs=("10.000\n",))
-    monkeypatch.setattr(runner, "notebooks", lambda: [path])
+    these_only(monkeypatch, tmp_path, [path])
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    runner.compare()
+    runner.compare(again=True)
     metrics = tmp_path / "rlnlib" / "metrics.py"
     changed = metrics.read_text().replace("100", "101")
     assert changed != metrics.read_text()
     metrics.write_text(changed)
     with pytest.raises(project.Failure, match="1 notebooks differ"):
-        runner.compare()
+        runner.compare(again=True)
 
 
 def test_launch_buttons_stand_only_where_there_is_an_address(monkeypatch):
