@@ -118,7 +118,10 @@ class PeriodicVNet(VNet):
         field = field.contiguous(memory_format=torch.channels_last_3d)
         skipped = self.begin(field)  # (B, 16, 31, 31, 31)
         continued, inner = around_odd_axes(skipped, 2 * self.blocks)  # (B, 16, 40, 40, 40)
-        low = self.up(self.low(self.down(continued)))[inner]  # (B, 32, 31, 31, 31)
+        low = self.low(self.down(continued))  # (B, 32, 20, 20, 20)
+        halved = (..., *(slice(axis.start // 2, (axis.stop + 1) // 2) for axis in inner[1:]))
+        own = (..., *(slice(n) for n in field.shape[2:]))
+        low = self.up(low[halved])[own]  # (B, 32, 31, 31, 31), without what surrounds the unit cell
         joined = torch.cat([low, skipped], dim=1)  # (B, 48, 31, 31, 31)
         return fast.convolutions.end(self, joined) if self.infers_fast(field) else self.end(joined)
 
