@@ -1,8 +1,8 @@
 """Does one network, trained without a solution, serve every contrast, load, phase and size?
 
-    python experiments/informed.py --files paper-50.h5 --out data/results/informed.json
-    python experiments/informed.py --parts shapes image --max-minutes 10 --out ...     some of it
-    python experiments/informed.py --images scan.tif --out ...                         a two-phase image of yours, too
+    python experiments/informed.py --out data/results/informed.json
+    python experiments/informed.py --parts shapes images --max-minutes 10 --out ...    some of it
+    python experiments/informed.py --images scan.tif --stiff-from 90 --out ...         grey values from 90 on are stiff
 
 Scores the shipped network of ``experiments/train_informed.py`` on cells that it has not seen. The solver is the truth.
 Each part is kept in the folder as soon as it is made, so a run that was cut off goes on by the same command; the record
@@ -22,12 +22,15 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import tifffile
 import torch
 
 import rlnlib
 from rlnlib import certificate, dataset, informed, solvers, weight_files
 from rlnlib._files import write_atomically
 from rlnlib.conjugate_gradient import conjugate_gradient
+from rlnlib.dataset import making
 from rlnlib.provenance import parse, significant, write_record
 
 LOADS = {
@@ -176,9 +179,8 @@ def seconds(model, size: int, contrast: float = 50.0, cells: int = 4) -> dict[st
 def ct_like(size: int, seed: int = 0) -> torch.Tensor:
     """What a scanner would show of grains: a window of a larger cell, blurred, with noise, cut at a grey value.
 
-    No image of a scanner is at hand. This one has what sets an image apart from the training cells: it is not
-    periodic, so that there is a seam at its faces, its phases meet in rough surfaces, and single voxels are wrong.
-    Shape: -> (1, size, size, size) bool.
+    It has what sets an image apart from the training cells: it is not periodic, so that there is a seam at its faces,
+    its phases meet in rough surfaces, and single voxels are wrong. Shape: -> (1, size, size, size) bool.
     """
     g = torch.Generator().manual_seed(seed)
     whole = torch.from_numpy(rlnlib.generate_cells(1, 2 * size, (8, 10), (0.4, 0.41), seed=seed)).float()
@@ -186,43 +188,36 @@ def ct_like(size: int, seed: int = 0) -> torch.Tensor:
     return field + 0.15 * torch.randn(field.shape, generator=g) > 0.5
 
 
-def on_images(model, files) -> dict:
-    """Errors on an image like a scanner's, and on those that were given."""
-    cells = {
-        "like a scan, 32": ct_like(32),
-        **{Path(file).name: rlnlib.load_cell(file) for file in filter(None, files)},
-    }
-    return {
-        name: {
-            f"{c:g}": {k: significant(float(v)) for k, v in compare(model, cell, contrast=c).items()}
-            for c in (10.0, 50.0)
-        }
-        for name, cell in cells.items()
-    }
-
-
-def on_test_set(model, path: Path, cells: int) -> dict:
-    """The first test cells of a data set of the paper's design, at contrast 10 and 50: against the stored strains
-    where the set is of that contrast, else against the solver's."""
-    held = dataset.StrainDataset(path, "test", in_memory=False)
-    cells = min(cells, len(held))
-    stiff, stored = (torch.stack(part) for part in zip(*[held[i] for i in range(cells)], strict=True))
-    table = {}
+def on_image(model, stiff: torch.Tensor) -> dict:
+    """Errors on one image at contrast 10 and 50."""
+    found = {"size": list(stiff.shape), "stiff_fraction": significant(float(stiff.double().mean()))}
     for contrast in (10.0, 50.0):
-        is_stored = dataset.read_parameters(path).contrast == contrast
-        truth = stored if is_stored else rlnlib.solve_strain(stiff, contrast, rtol=1e-6).strain[:, 0].float()
-        predicted = rlnlib.predict(model, stiff, contrast, dtype=torch.float32).strain[:, 0]
-        error = rlnlib.mase(predicted, truth.view_as(predicted))
-        table[f"{contrast:g}"] = {"cells": cells, "of": len(held), "mase": summary(error)}
-    return table
+        errors_of = compare(model, stiff, contrast=contrast)
+        found[f"{contrast:g}"] = {name: significant(float(value)) for name, value in errors_of.items()}
+    return found
+
+
+def on_scan(model, file: Path, stiff_from: int) -> dict:
+    """Errors on a TIFF stack of grey values, which are stiff from a value on."""
+    stiff = torch.from_numpy(tifffile.imread(file) >= stiff_from)
+    return {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), **on_image(model, stiff)}
+
+
+def on_test_set(model, contrast: float, count: int) -> dict:
+    """Test cells of the paper's design, drawn at random among all 8,192, against strains solved here."""
+    design = dataset.Parameters(**dataset.PROFILES["paper"], contrast=contrast)
+    test = np.flatnonzero(dataset.draw_split(design.n, design.seed) == dataset.SPLITS.index("test"))
+    drawn, found = np.random.default_rng(0).permutation(test)[:count], []
+    for begin in range(0, len(drawn), 32):
+        solved = making.solve(design, drawn[begin : begin + 32], torch.device("cpu"))
+        stiff, true = (torch.from_numpy(solved[name]) for name in ("stiff", "strain_xx"))
+        found.append(rlnlib.mase(rlnlib.predict(model, stiff, contrast, dtype=torch.float32).strain[:, 0], true))
+    return {"cells": len(drawn), "of": len(test), "mase": summary(torch.cat(found))}
 
 
 def parts_of(model, options) -> dict:
     """Name of each part, "random/31/50" for nested ones: what makes it."""
-    parts: dict = {
-        f"paper_test/{i}": partial(on_test_set, model, Path(file), options.test)
-        for i, file in enumerate(filter(None, options.files))
-    }
+    parts: dict = {f"paper_test/{c:g}": partial(on_test_set, model, c, options.test) for c in (10.0, 50.0)}
 
     def random(size, count, contrast):
         return summaries(
@@ -254,7 +249,9 @@ def parts_of(model, options) -> dict:
     parts |= {f"loads/{name}/{c:g}": partial(loaded, name, c) for name in LOADS for c in (10.0, 50.0)}
     parts |= {f"phases/{name}": partial(of_phases, phases) for name, phases in PHASES.items()}
     parts |= {f"shapes/{name}/{c:g}": partial(shape, name, c) for name in shapes(2) for c in (10.0, 50.0)}
-    parts["images"] = partial(on_images, model, options.images)
+    parts["images/like a scan"] = partial(on_image, model, ct_like(32))
+    for file in map(Path, filter(None, options.images)):
+        parts[f"images/{file.name}, from {options.stiff_from}"] = partial(on_scan, model, file, options.stiff_from)
     parts |= {f"by_application/{c:g}": partial(applications, c) for c in (*options.contrasts, *options.high)}
     parts |= {f"start/{c:g}": partial(start, c) for c in (10.0, 50.0, 1000.0)}
     parts |= {f"seconds/{size}": partial(seconds, model, size) for size in (16, 31)}
@@ -262,13 +259,10 @@ def parts_of(model, options) -> dict:
 
 
 def nested(flat: dict) -> dict:
-    """{"random/31/50": x} -> {"random": {"31": {"50": x}}}; what several files say of the test cells is merged."""
-    table: dict = {"paper_test": {}}
+    """{"random/31/50": x} -> {"random": {"31": {"50": x}}}."""
+    table: dict = {}
     for name, value in flat.items():
         *path, last = name.split("/")
-        if path == ["paper_test"]:
-            table["paper_test"] |= value
-            continue
         inner = table
         for key in path:
             inner = inner.setdefault(key, {})
@@ -280,8 +274,8 @@ def main():
     options = parse(
         __doc__,
         weights="",
-        files=("",),
         images=("",),
+        stiff_from=128,
         parts=("all",),
         contrasts=(2.0, 10.0, 50.0, 100.0, 300.0, 1000.0),
         high=(3000.0, 10000.0),
@@ -295,7 +289,7 @@ def main():
     model = weight_files.load_weights(options.weights) if options.weights else rlnlib.load_pretrained("informed")
     used = Path(options.weights) if options.weights else weight_files.PRETRAINED / "informed.safetensors"
     of = {"weights": hashlib.sha256(used.read_bytes()).hexdigest()}
-    of |= {name: list(map(str, getattr(options, name))) for name in ("sizes", "cells", "files", "images")}
+    of |= {name: list(map(str, getattr(options, name))) for name in ("sizes", "cells")}
     of |= {"iterations": options.iterations, "test": options.test}
     path = Path(options.folder) / "parts.json"
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"of": of, "parts": {}}

@@ -2,16 +2,38 @@
 
 import json
 
+import numpy as np
+import pytest
+import tifffile
 import torch
 
 import informed as experiment
+import rlnlib
 
 
-def test_parts_are_put_together_and_the_test_cells_of_several_files_merged():
-    flat = {"paper_test/0": {"10": 1}, "paper_test/1": {"50": 2}, "random/31/50": 3, "random/31/10": 4, "images": 5}
+def test_parts_are_put_together():
+    flat = {"paper_test/10": 1, "paper_test/50": 2, "random/31/50": 3, "random/31/10": 4, "seconds": 5}
     assert experiment.nested(flat) == {
-        "paper_test": {"10": 1, "50": 2}, "random": {"31": {"50": 3, "10": 4}}, "images": 5
+        "paper_test": {"10": 1, "50": 2}, "random": {"31": {"50": 3, "10": 4}}, "seconds": 5
     }  # fmt: skip
+
+
+def test_a_scan_is_cut_at_a_grey_value_and_scored(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (8, 8, 8)).astype(np.uint8)
+    grey[0, 0, :2] = 89, 90
+    tifffile.imwrite(tmp_path / "scan.tif", grey)
+    found = experiment.on_scan(rlnlib.load_pretrained("informed"), tmp_path / "scan.tif", 90)
+    assert found["stiff_fraction"] == pytest.approx((grey >= 90).mean(), rel=1e-3) and found["size"] == [8, 8, 8]
+    assert 0 < found["10"]["mase"] < found["50"]["mase"] and found["50"]["violations"] == 0
+    assert found["10"] == {**found["10"], **experiment.on_image(
+        rlnlib.load_pretrained("informed"), torch.from_numpy(grey >= 90))["10"]}  # fmt: skip
+
+
+def test_cells_of_the_paper_s_test_set_are_drawn_and_solved():
+    model = rlnlib.load_pretrained("informed")
+    few, more = (experiment.on_test_set(model, 10.0, count) for count in (2, 3))
+    assert few["of"] == 8192 and (few["cells"], more["cells"]) == (2, 3)
+    assert 0.1 < few["mase"]["mean"] < 5
 
 
 def test_an_image_like_a_scan_is_not_periodic_and_has_wrong_voxels():
