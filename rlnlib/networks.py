@@ -236,10 +236,17 @@ def make_proximal(proximal: str | Callable[..., nn.Module], inputs: int, outputs
         The module, with new weights.
 
     Raises:
-        ValueError: for an unknown name, or for what does not make a module.
+        ValueError: for an unknown name, or for what raises or makes no module.
     """
     make = find_proximal(proximal)
-    made = make(inputs) if outputs == 1 else make(inputs, outputs)
+    channels = (inputs,) if outputs == 1 else (inputs, outputs)
+    try:
+        made = make(*channels)
+    except Exception as error:  # of the caller's own code
+        raise ValueError(
+            f"proximal must make a torch.nn.Module from its number of input channels; {full_name(proximal)}"
+            f"({', '.join(map(str, channels))}) raised {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(made, nn.Module):
         raise ValueError(f"proximal must make a torch.nn.Module; {full_name(proximal)} made {type(made).__name__}.")
     return made

@@ -69,6 +69,11 @@ class RLN(nn.Module):
             def f(past):  # newest first, 1 + history fields (B, 1, N1, N2, N3)
                 segmented = torch.cat([indicators * y for y in past], dim=1)  # (B, 2 (1 + history), N1, N2, N3)
                 field = network(segmented)  # (B, 1, N1, N2, N3)
+                if field.shape != past[0].shape:
+                    raise ValueError(
+                        f"proximal must make a network from {tuple(segmented.shape)} to {tuple(past[0].shape)}; this "
+                        f"one gave {tuple(field.shape)}."
+                    )
                 return field - field.mean(self.mean_axes, keepdim=True)  # a perturbation has mean zero (section 3.2)
 
             return f

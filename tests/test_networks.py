@@ -113,12 +113,20 @@ def test_the_number_of_outputs_is_free():
         ("no_such_module:f", "cannot be imported"),
         (":f", "cannot be imported"),
         ("math:sqrt", "must make a torch.nn.Module"),
+        (len, "proximal must make a torch.nn.Module from .* input channels; builtins:len.6. raised TypeError"),
+        (torch.nn.Linear, "proximal must make .* raised TypeError.*out_features"),
         (0, "must be a name, or a function"),
     ],
 )
 def test_what_is_no_network_is_refused(proximal, words):
     with pytest.raises(ValueError, match=words):
         networks.make_proximal(proximal, 6)
+
+
+def test_the_error_of_a_function_that_makes_no_network_is_kept_as_the_cause():
+    with pytest.raises(ValueError, match="proximal") as caught:
+        networks.make_proximal(len, 6)
+    assert isinstance(caught.value.__cause__, TypeError)
 
 
 def of_my_own(channels):

@@ -126,6 +126,13 @@ def test_predictions_without_a_batch_size_are_those_of_the_whole_batch(random_ce
     assert (apart - rlnlib.predict_strain(coupled, cells)).abs().max() > 1e-6
 
 
+@pytest.mark.parametrize("proximal", [lambda inputs: nn.Identity(), lambda inputs: nn.Conv3d(inputs, 1, 3)])
+def test_a_network_that_gives_another_shape_is_refused_by_name(proximal, random_cells):
+    own = RLN(passes=1, proximal=proximal)
+    with pytest.raises(ValueError, match=r"proximal .*\(1, 6, 6, 6, 6\) to \(1, 1, 6, 6, 6\)"):
+        own(rln.phase_indicators(random_cells(1, 6, 6, 6)))
+
+
 @pytest.mark.parametrize(
     "call",
     [
