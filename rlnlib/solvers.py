@@ -104,6 +104,16 @@ class Solution:
     strain_at_points: torch.Tensor | None = None
     stress_at_points: torch.Tensor | None = None
 
+    def __repr__(self) -> str:
+        cells, size = len(self.converged), " x ".join(map(str, self.strain.shape[-3:]))
+        if not cells:
+            return f"Solution(no cells of {size} voxels)"
+        low, high = int(self.iterations.min()), int(self.iterations.max())
+        return (
+            f"Solution({cells} cell{'s' * (cells > 1)} of {size} voxels, {int(self.converged.sum())} converged, "
+            f"iterations {low}{f' to {high}' * (high > low)}, residual at most {float(self.residual.max()):.1e})"
+        )
+
     def to(self, dtype: torch.dtype) -> Solution:
         """The same with its fields and effective stress in another precision."""
         names = ("strain", "stress", "effective_stress", "displacement", "strain_at_points", "stress_at_points")

@@ -65,7 +65,7 @@ def read_meta_image(path: Path, options: Options) -> Image:
         head = file.read(2**16)
     last = re.search(rb"^[ \t]*ElementDataFile\b.*$", head, re.MULTILINE | re.IGNORECASE)  # data may follow
     header = head[: last.end()] if last else head
-    found = dict(re.findall(rb"^[ \t]*(\w+)[ \t]*=[ \t]*(.*?)[ \t\r]*$", header, re.MULTILINE))
+    found: dict[bytes, bytes] = dict(re.findall(rb"^[ \t]*(\w+)[ \t]*=[ \t]*(.*?)[ \t\r]*$", header, re.MULTILINE))
     known = {key.lower(): key for key in _KEYS}
     for key in found:
         right = known.get(key.lower(), key)
