@@ -123,7 +123,7 @@ def _stiffness(value) -> torch.Tensor:
     if least < 1e-12:
         raise ValueError(
             f"phases: a stiffness must be positive definite; its least eigenvalue is {least * size:g}. A stiffness in "
-            f"Voigt notation becomes one in Mandel notation by rlnlib.elasticity.mandel_from_voigt."
+            f"Voigt notation becomes one in Mandel notation by rlnlib.engineering.mandel_from_voigt."
         )
     return matrix
 

@@ -25,7 +25,7 @@ import torch
 
 from rlnlib import _checks, elasticity, problem
 from rlnlib._files import replacing, write_atomically, writing
-from rlnlib.solvers import Solution
+from rlnlib.solution import Solution
 
 CASE, CELL, RESULT = "case.json", "cell.h5", "result.h5"
 #: Where each of our Mandel components stands in FANS's order; it is its own inverse.

@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import torch
 
-from rlnlib import _checks, certificate, elasticity, fast, green, solvers
+from rlnlib import _checks, certificate, elasticity, fast, green
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.informed import Cells, InformedRLN
 from rlnlib.problem import CellProblem, cell_problem, split_load
-from rlnlib.solvers import Solution, StoppingRule
+from rlnlib.solution import Solution, concatenate, warn_of_failures
+from rlnlib.solvers import StoppingRule
 from rlnlib.voxel_fe import VoxelProblem
 
 #: The load that a network was trained on, (axial, shear) = (11, 12), and the two axes whose exchange leads to it, for
@@ -62,7 +63,7 @@ def predict(
             what was asked for; with a tolerance, that of the solution is so within the tolerance.
 
     Returns:
-        A :class:`~rlnlib.solvers.Solution` with ``displacement`` and ``energy_bounds``. ``iterations`` counts those
+        A :class:`~rlnlib.solution.Solution` with ``displacement`` and ``energy_bounds``. ``iterations`` counts those
         of conjugate gradients. Without a tolerance, ``converged`` is True only for a cell whose residual is 0.
 
     Raises:
@@ -113,7 +114,7 @@ def predict(
 
     def under(strain: torch.Tensor) -> Solution:
         of_strain = functools.partial(answer, problem.under(strain))
-        return solvers.concatenate(list(fast.cores.map_on_cores(of_strain, range(0, len(problem), together), workers)))
+        return concatenate(list(fast.cores.map_on_cores(of_strain, range(0, len(problem), together), workers)))
 
     was_training = model.training
     model.eval().to(device)
@@ -125,7 +126,7 @@ def predict(
     finally:
         model.train(was_training).to(home)
     if rtol is not None:
-        solvers.warn_of_failures(solution, stopping)
+        warn_of_failures(solution, stopping)
     elif energy_rtol is not None and not bool(solution.converged.all()):
         failed = torch.nonzero(~solution.converged).flatten().tolist()
         warnings.warn(

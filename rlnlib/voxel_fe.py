@@ -17,7 +17,8 @@ from rlnlib import _checks, elasticity, fast, green, lippmann_schwinger, problem
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.equilibrium import VoxelProblem, voxel_problem
 from rlnlib.problem import CellProblem
-from rlnlib.solvers import Solution, Statistics, StoppingRule
+from rlnlib.solution import Solution, Statistics, concatenate, warn_of_failures
+from rlnlib.solvers import StoppingRule
 
 __all__ = ["Method", "VoxelProblem", "effective_stiffness", "solve_strain"]
 
@@ -98,7 +99,7 @@ def solve_strain(
         mixed = problem.split_load(macroscopic_strain, macroscopic_stress, len(cell))
         cell = cell.under(_strain_of_mixed_load(cell, method, *mixed))
     solution = _solve(cell, method)
-    solvers.warn_of_failures(solution, method.stopping)
+    warn_of_failures(solution, method.stopping)
     return solution
 
 
@@ -186,7 +187,7 @@ def _stiffness_columns(cell: CellProblem, method: Method, components: torch.Tens
         torch.cat(part).view(len(cell), loads, -1) for part in zip(*parts, strict=True)
     )
     worst = Statistics(converged.all(1)[:, 0], iterations.amax(1)[:, 0], torch.empty(0), residual.amax(1)[:, 0])
-    solvers.warn_of_failures(worst, method.stopping)
+    warn_of_failures(worst, method.stopping)
     return stress.mT
 
 
@@ -238,7 +239,7 @@ def _solve(cell: CellProblem, method: Method) -> Solution:
         for part in fast.cores.map_on_cores(solve, range(0, len(cell), chunk), workers):
             parts.append(part)
             bar.update(len(part.converged))
-    return _in_users_units(solvers.concatenate(parts), units)
+    return _in_users_units(concatenate(parts), units)
 
 
 def _solve_chunk(cell: CellProblem, operator, stopping, method, watch) -> Solution:

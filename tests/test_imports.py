@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: The lesson, in the order in which one reads it.
 CORE = (
     *("elasticity", "anisotropy", "microstructure", "problem", "discretizations", "green", "lippmann_schwinger"),
+    *("other_physics",),
     *("solvers", "equilibrium", "conjugate_gradient", "voxel_fe", "networks", "rln", "training", "metrics"),
     *("informed", "prediction", "regression", "certificate", "symmetry"),
 )
