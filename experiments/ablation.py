@@ -34,7 +34,7 @@ from torch import nn
 
 import rlnlib
 from measured import claim, of_seeds
-from rlnlib import lippmann_schwinger, networks, provenance, rln, training
+from rlnlib import lippmann_schwinger, networks, provenance, rln, runs, training
 from rlnlib._files import write_atomically
 from rlnlib.rln import KINDS
 from rlnlib.runs import Unfinished
@@ -248,7 +248,7 @@ def trained(case: Case, seed: int, sets, options, folder: Path, slice_minutes: f
     recipe = {"batch_size": 16, "loss": "rmse", "augment": True, "precision": training.fast_precision("cpu")}
     config = training.TrainingConfig(epochs=options.epochs, seed=seed, **{**recipe, **case.recipe})
     train_set, validation_set, (stiff, true) = sets
-    learning_curve = training.train(
+    learning_curve = runs.train(
         model, train_set, validation_set, config, folder, device="cpu", slice_minutes=slice_minutes
     )
     predicted = rlnlib.predict_strain(model, stiff)

@@ -150,7 +150,7 @@ class _Left(Exception):
 
 
 class _Cells:
-    """Some parts of a data set, as :func:`rlnlib.training.train` takes them; the first ``count`` cells, if given."""
+    """Some parts of a data set, as :func:`rlnlib.runs.train` takes them; the first ``count`` cells, if given."""
 
     def __init__(self, data: Path, splits: tuple[str, ...], count: int | None = None):
         parts = [dataset.StrainDataset(data, split) for split in splits]
@@ -193,7 +193,7 @@ def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
         )
         doing = f"training on cells of {stage.data['size']}^3"
         try:
-            rows = training.train(
+            rows = runs.train(
                 model.train(),
                 train_set,
                 held_out,

@@ -1,4 +1,4 @@
-"""What a solver returns: fields and statistics of a batch of cells, shown in a line, joined, with a warning if need be."""
+"""What a solver returns: fields and statistics of a batch of cells, joined, shown in a line, warned of if need be."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def _read(path) -> tuple[dict, dict]:
     """Read header and tensors of a weight file. Raises OSError."""
     path = _checks.as_path(path)
     if not path.exists():
-        raise FileNotFoundError(f"No weights {path}: check the name, or train them with rlnlib.training.train.")
+        raise FileNotFoundError(f"No weights {path}: check the name, or train them with rlnlib.runs.train.")
     try:
         with safe_open(path, framework="pt") as file:
             header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
@@ -242,7 +242,7 @@ def _checked(kind: str, contrast: float | None, size: int) -> Path:
         there = "; ".join(f"{e['kind']}, contrast {e['contrast']:g}, size {e['size']}" for e in listed)
         raise ValueError(
             f"No {kind} is shipped for contrast {contrast!r} and cells of {size}^3. There are: {there or 'none'}. "
-            f"A network of the paper holds for one contrast only: train one with rlnlib.training.train, or predict "
+            f"A network of the paper holds for one contrast only: train one with rlnlib.runs.train, or predict "
             f"with load_pretrained('informed') and rlnlib.predict."
         )
     path = PRETRAINED / entry["file"]

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import rlnlib
-from rlnlib import elasticity, green, rln, solvers, training
+from rlnlib import elasticity, green, rln, runs, solvers, training
 from rlnlib.rln import KINDS, RLN
 
 
@@ -183,7 +183,7 @@ def test_a_standard_type_of_float64_does_not_reach_the_networks(random_cells, tm
         assert {p.dtype for p in informed.parameters()} == {torch.float32}
         assert bool(rlnlib.predict(informed, cells[:1], contrast=10).strain.isfinite().all())
         config = training.TrainingConfig(epochs=1, batch_size=2, loss="mae", pass_weights=(1.0,), augment=True)
-        training.train(network, (cells, fields), (cells, fields), config, tmp_path, device="cpu")
+        runs.train(network, (cells, fields), (cells, fields), config, tmp_path, device="cpu")
     finally:
         torch.set_default_dtype(torch.float32)
 

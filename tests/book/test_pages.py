@@ -223,7 +223,7 @@ def test_the_first_example_of_the_readme_runs():
 
 def test_the_recipe_for_another_network_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    recipe = next(text for text in recipes() if "training.train" in text)
+    recipe = next(text for text in recipes() if "runs.train" in text)
     names = {}
     exec(recipe, names)
     assert len(names["learning_curve"]) == 5 and (tmp_path / "runs" / "my_network" / "learning_curve.csv").exists()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import rlnlib
-from rlnlib import networks, rln, solvers, training
+from rlnlib import networks, rln, runs, solvers, training
 from stored import NOTEBOOKS, cells_of
 
 UNSEEN = {"hide-input", "remove-cell", "remove-input"}
@@ -111,7 +111,7 @@ def loop(wrong=("", ""), folder=None, epochs=2) -> float:
     network.load_state_dict(library.state_dict())
     recipe = training.TrainingConfig(epochs=epochs, batch_size=4, learning_rate=4e-3, loss="rmse", seed=0)
     pair = stiff, strain[:, 0]
-    learning_curve = training.train(library, pair, pair, recipe, folder, device="cpu")
+    learning_curve = runs.train(library, pair, pair, recipe, folder, device="cpu")
     # The library's own order of the cells, in each epoch.
     orders = iter([torch.randperm(12, generator=training._generator(0, epoch)) for epoch in range(epochs)])
     with pytest.MonkeyPatch.context() as patch:

@@ -27,7 +27,7 @@ def ship(tmp_path, monkeypatch):
 
 def run(folder, data, model, config=CONFIG, whole=False):
     sets = (dataset.StrainDataset(data, split) for split in (None if whole else "train", "validation"))
-    return training.train(model, *sets, config, folder, device="cpu")
+    return runs.train(model, *sets, config, folder, device="cpu")
 
 
 def new(kind="fln", **options):
