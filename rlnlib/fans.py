@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 import torch
 
-from rlnlib import _checks, elasticity, problem
+from rlnlib import _checks, _given, elasticity, problem
 from rlnlib._files import replacing, write_atomically, writing
 from rlnlib.solution import Solution
 
@@ -78,7 +78,7 @@ def write(
     if macroscopic_stress is None:
         strain, stress, of_stress = cell.macroscopic_strain, cell.macroscopic_strain, torch.zeros(6, dtype=torch.bool)
     else:
-        strain, stress, of_stress = problem.split_load(macroscopic_strain, macroscopic_stress, 1)
+        strain, stress, of_stress = _given.split_load(macroscopic_strain, macroscopic_stress, 1)
     case = {
         "microstructure": {
             "filepath": CELL,

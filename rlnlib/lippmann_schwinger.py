@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from rlnlib import elasticity, problem
+from rlnlib import _given, elasticity, problem
 from rlnlib.green import GreenOperator
 from rlnlib.problem import CellProblem
 
@@ -109,7 +109,7 @@ def elastic_equation(
         ValueError: As :func:`rlnlib.solve_strain` does, and for a reference that is no pair.
     """
     cell = problem.cell_problem(stiff, contrast, poisson, macroscopic_strain, phases, spacing, device)
-    medium = elasticity.midpoint_medium(cell.phases) if reference is None else problem.as_medium(reference)
+    medium = elasticity.midpoint_medium(cell.phases) if reference is None else _given.as_medium(reference)
     operator = GreenOperator(cell.shape, discretization, *medium, dtype, cell.labels.device, cell.spacing)
     return from_green_operator(cell, operator)
 

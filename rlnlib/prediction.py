@@ -10,9 +10,10 @@ from dataclasses import replace
 import torch
 
 from rlnlib import _checks, certificate, elasticity, fast, green
+from rlnlib._given import split_load
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.informed import Cells, InformedRLN
-from rlnlib.problem import CellProblem, cell_problem, split_load
+from rlnlib.problem import CellProblem, cell_problem
 from rlnlib.solution import Solution, concatenate, warn_of_failures
 from rlnlib.solvers import StoppingRule
 from rlnlib.voxel_fe import VoxelProblem

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 import torch
 from tqdm.auto import tqdm
 
-from rlnlib import _checks, elasticity, fast, green, lippmann_schwinger, problem, solvers
+from rlnlib import _checks, _given, elasticity, fast, green, lippmann_schwinger, problem, solvers
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.equilibrium import VoxelProblem, voxel_problem
 from rlnlib.problem import CellProblem
 from rlnlib.solution import Solution, Statistics, concatenate, warn_of_failures
 from rlnlib.solvers import StoppingRule
+from rlnlib.units import in_units, in_users_units, refuse_fields_beyond
 
 __all__ = ["Method", "VoxelProblem", "effective_stiffness", "solve_strain"]
 
@@ -96,7 +97,7 @@ def solve_strain(
     method = Method.checked(discretization, rtol, atol, max_iterations, dtype, progress, solver, reference)
     method = replace(method, integration_points=_checks.boolean("integration_points", integration_points))
     if macroscopic_stress is not None:
-        mixed = problem.split_load(macroscopic_strain, macroscopic_stress, len(cell))
+        mixed = _given.split_load(macroscopic_strain, macroscopic_stress, len(cell))
         cell = cell.under(_strain_of_mixed_load(cell, method, *mixed))
     solution = _solve(cell, method)
     warn_of_failures(solution, method.stopping)
@@ -151,7 +152,7 @@ class Method:
         stopping = StoppingRule(_RTOL[dtype] if rtol is None else rtol, atol, max_iterations)
         _checks.one_of("discretization", discretization, green.DISCRETIZATIONS)
         _checks.one_of("solver", solver, ("conjugate_gradient", *solvers.ITERATIONS))
-        reference = None if reference is None else problem.as_medium(reference)
+        reference = None if reference is None else _given.as_medium(reference)
         return cls(discretization, stopping, dtype, progress, solver, reference)
 
     @property
@@ -209,8 +210,8 @@ def _strain_of_mixed_load(cell: CellProblem, method: Method, strain, stress, of_
 
 def _solve(cell: CellProblem, method: Method) -> Solution:
     """Solve chunk by chunk, in units in which moduli, strains and edges are of the order of one."""
-    cell.refuse_fields_beyond(method.kept_dtype)
-    device, (scaled, units) = cell.labels.device, cell.in_units()
+    refuse_fields_beyond(cell, method.kept_dtype)
+    device, (scaled, units) = cell.labels.device, in_units(cell)
     chunk, workers = fast.cores.chunking(math.prod(cell.shape), device)
     # The preconditioner alone needs the operator's inverse, 72 bytes a voxel in float64: once, as the loop takes it.
     work_dtype, medium = method.work_dtype(cell.contrast), method.medium(scaled.phases, units.modulus)
@@ -239,7 +240,7 @@ def _solve(cell: CellProblem, method: Method) -> Solution:
         for part in fast.cores.map_on_cores(solve, range(0, len(cell), chunk), workers):
             parts.append(part)
             bar.update(len(part.converged))
-    return _in_users_units(concatenate(parts), units)
+    return in_users_units(concatenate(parts), units)
 
 
 def _solve_chunk(cell: CellProblem, operator, stopping, method, watch) -> Solution:
@@ -264,33 +265,3 @@ def _solve_chunk(cell: CellProblem, operator, stopping, method, watch) -> Soluti
     if points:
         points["stress_at_points"] = law(points["strain_at_points"])
     return Solution(strain, stress, stress.mean((2, 3, 4)), u, **vars(statistics), **points)
-
-
-def _in_users_units(solution: Solution, units: problem.Units) -> Solution:
-    """Scale the fields back, in place; no cell with a field that is not finite has converged."""
-
-    def times(field, *factors):
-        for factor in factors:
-            if not isinstance(factor, float) or factor != 1:
-                field.mul_(factor)
-        return field
-
-    if bool((units.strain == 1).all()):
-        by_cell: tuple = ()
-    else:
-        by_cell = (solvers.over_cells(units.strain.to(solution.strain), solution.strain),)
-    points = {}
-    if solution.strain_at_points is not None and solution.stress_at_points is not None:
-        by_point = [factor[:, None] for factor in by_cell]
-        points["strain_at_points"] = times(solution.strain_at_points, *by_point)
-        points["stress_at_points"] = times(solution.stress_at_points, units.modulus, *by_point)
-    effective = times(solution.effective_stress, units.modulus, *(factor.view(-1, 1) for factor in by_cell))
-    return replace(
-        solution,
-        strain=times(solution.strain, *by_cell),
-        stress=times(solution.stress, units.modulus, *by_cell),
-        effective_stress=effective,
-        displacement=times(solution.displacement, units.length, *by_cell),
-        converged=solution.converged & effective.isfinite().all(1),
-        **points,
-    )
