@@ -58,12 +58,12 @@ class GoverningEquation:
         # The residual of an iterate and the step from it need the same; a change in place would be a new version.
         if self._last is None or self._last[0] is not y or self._last[1] != y._version:
             b = -self.heterogeneous(y)  # eq. 13b: L_a y = b
-            self._last = (y, y._version, self.green(b))  # for elasticity eq. 8
+            self._last = (y, y._version, self.green(b))  # eq. 14, solved; for elasticity eq. 8
         return self._last[2]
 
     def phi(self, y: torch.Tensor) -> torch.Tensor:
-        """Phi(y) = y_R - G * B(y) (eq. 19); y = Phi(y) is the Lippmann-Schwinger equation (eq. 18)."""
-        return self.reference + self.perturbation(y)  # eq. 17 with b = -B(y); for elasticity eq. 9
+        """Phi(y) = y_R - G * B(y); y = Phi(y) is the Lippmann-Schwinger equation."""
+        return self.reference + self.perturbation(y)  # eq. 19, and so eqs. 17 and 18; for elasticity eq. 9
 
     def residual(self, y: torch.Tensor) -> torch.Tensor:
         """y - Phi(y), zero for the solution."""
@@ -74,13 +74,13 @@ class GoverningEquation:
         return direction + self.green(self.heterogeneous(direction))
 
     def gradient(self, residual: torch.Tensor) -> torch.Tensor:
-        """(I + d/dy G * B)^T residual: the gradient of (y - Phi(y))^2 / 2 (eq. 24) for ``residual = residual(y)``.
+        """(I + d/dy G * B)^T residual: the gradient of (y - Phi(y))^2 / 2 for ``residual = residual(y)``.
 
         The paper writes the first factor without the transpose that differentiation gives.
         """
         if self.transpose is None:
             raise ValueError("This equation has no transpose, which its gradient needs: pass transpose=...")
-        return residual + self.transpose(residual)  # the two factors of eq. 27
+        return residual + self.transpose(residual)  # of eq. 24: the two factors of eq. 27
 
 
 def elastic_equation(
@@ -129,8 +129,8 @@ def from_green_operator(cell: CellProblem, operator: GreenOperator) -> Governing
     uniform = cell.macroscopic_strain.to(operator.dtype).view(-1, 1, 6, 1, 1, 1)
 
     def polarization(y):
-        """C' y = sum_h (C^h - C^R) m^h y; Gamma^0 of it is the sum over h of Gamma^h * (m^h y) (eq. 23)."""
-        return law(y)
+        """C' y = sum_h (C^h - C^R) m^h y; Gamma^0 of it is the sum over h of Gamma^h * (m^h y)."""
+        return law(y)  # eq. 23: all h at once, since each voxel has one phase
 
     return GoverningEquation(
         reference=uniform.expand(-1, operator.integration_points, -1, *operator.shape).contiguous(),

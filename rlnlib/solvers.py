@@ -243,7 +243,7 @@ def iterate(
     passes = (proximal for _ in range(stopping.max_iterations))
     if bool(active.any()):
         for y in recurrence(passes, equation.reference):
-            size = norm(equation.residual(y))  # (B,)
+            size = norm(equation.residual(y))  # (B,): eq. 24 is half its square
             iterations += active
             sizes.append(torch.where(active, size, torch.nan))
             if watch:
