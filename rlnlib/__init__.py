@@ -14,12 +14,13 @@ Read the lesson in this order; the other modules serve it.
 
 from rlnlib._version import __version__
 from rlnlib.images import load_cell
+from rlnlib.inference import predict_strain
 from rlnlib.informed import InformedRLN
 from rlnlib.metrics import mase
 from rlnlib.microstructure import generate_cells
 from rlnlib.prediction import predict
 from rlnlib.published import load_published
-from rlnlib.rln import RLN, predict_strain
+from rlnlib.rln import RLN
 from rlnlib.solution import Solution
 from rlnlib.voxel_fe import effective_stiffness, solve_strain
 from rlnlib.weight_files import load_pretrained

@@ -12,6 +12,7 @@ import torch
 from rlnlib import _checks, certificate, elasticity, fast, green
 from rlnlib._given import split_load
 from rlnlib.conjugate_gradient import conjugate_gradient
+from rlnlib.inference import BATCH_VOXELS
 from rlnlib.informed import Cells, InformedRLN
 from rlnlib.problem import CellProblem, cell_problem
 from rlnlib.solution import Solution, concatenate, warn_of_failures
@@ -21,8 +22,6 @@ from rlnlib.voxel_fe import VoxelProblem
 #: The load that a network was trained on, (axial, shear) = (11, 12), and the two axes whose exchange leads to it, for
 #: each Mandel component 11, 22, 33, 23, 13, 12.
 _TRAINED = ((0, (0, 0)), (0, (0, 1)), (0, (0, 2)), (5, (0, 2)), (5, (1, 2)), (5, (0, 0)))
-#: Voxels predicted together, at most: as for :func:`rlnlib.predict_strain`.
-_BATCH_VOXELS = {"cpu": 3 * 2**15, "cuda": 2**20}
 
 
 def predict(
@@ -93,7 +92,7 @@ def predict(
     home = next(model.parameters()).device
     device = _checks.as_device(device, home)
     reference = green.kept_operator(problem.shape, "bbar", *certificate.softest_medium(problem.phases), device=device)
-    together, workers = fast.cores.chunking(math.prod(problem.shape), device, _BATCH_VOXELS)
+    together, workers = fast.cores.chunking(math.prod(problem.shape), device, BATCH_VOXELS)
     together = min(together, math.ceil(len(problem) / workers))  # few cells keep all workers busy, too
 
     @torch.no_grad()  # here, since it holds for one thread

@@ -30,7 +30,8 @@ import torch
 from rlnlib import _checks, dataset, metrics, provenance, runs, training, weight_files
 from rlnlib._files import write_atomically, writing
 from rlnlib.fast.environment import restart_with_environment
-from rlnlib.rln import KINDS, RLN, predict_strain
+from rlnlib.inference import predict_strain
+from rlnlib.rln import KINDS, RLN
 from rlnlib.training import TrainingConfig
 
 CONTRASTS = (50.0, 10.0)

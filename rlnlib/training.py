@@ -19,8 +19,9 @@ import torch
 from rlnlib import _checks, symmetry
 from rlnlib.fast.processes import fast_precision as fast_precision
 from rlnlib.fast.processes import mean_over_processes, start
+from rlnlib.inference import predict_strain
 from rlnlib.metrics import mase
-from rlnlib.rln import RLN, phase_indicators, predict_strain
+from rlnlib.rln import RLN, phase_indicators
 
 LOSSES = ("mse", "rmse", "mae")
 

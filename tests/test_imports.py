@@ -70,7 +70,7 @@ def breaches(graph=GRAPH) -> list[str]:
                 found.append(f"{name} asks {other} past the doors of fast")
             if name in CORE and room(other) in FILES:
                 found.append(f"{name} knows the files of {other}")
-            if name in ("networks", "rln") and other in MECHANICS:
+            if name in ("networks", "proximals", "rln", "inference", "training") and other in MECHANICS:
                 found.append(f"{name} needs the mechanics of {other}")
             if room(other) == "book" and room(name) != "book":
                 found.append(f"{name} imports {other}, which only notebooks and tools may")

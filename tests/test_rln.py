@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import rlnlib
-from rlnlib import elasticity, green, rln, runs, solvers, training
+from rlnlib import elasticity, green, inference, rln, runs, solvers, training
 from rlnlib.rln import KINDS, RLN
 
 
@@ -116,7 +116,7 @@ def test_predict_strain_takes_cells_of_any_kind_and_leaves_the_model_alone(rando
 def test_predictions_without_a_batch_size_are_those_of_the_whole_batch(random_cells, monkeypatch):
     """Cells in small batches, a thread each; but a network that couples its batch gets 16 cells, as in training."""
     cells = random_cells(5, 7, 7, 7)
-    monkeypatch.setitem(rln._BATCH_VOXELS, "cpu", 2 * 7**3)
+    monkeypatch.setitem(inference.BATCH_VOXELS, "cpu", 2 * 7**3)
     model, coupled = RLN(passes=2), RLN(passes=2, batch_mean=True)
     for network in (model, coupled):
         assert torch.allclose(
