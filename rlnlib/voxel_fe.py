@@ -110,12 +110,7 @@ def effective_stiffness(
     """The matrix C_eff of mean stress = C_eff mean strain: the mean stresses of the six unit loads side by side.
 
     Args:
-        stiff: (B, N1, N2, N3), as for :func:`solve_strain`.
-        contrast: As for :func:`solve_strain`.
-        poisson: As for :func:`solve_strain`.
-        phases: As for :func:`solve_strain`.
-        device: As for :func:`solve_strain`.
-        spacing: As for :func:`solve_strain`.
+        stiff, contrast, poisson, phases, device, spacing: As for :func:`solve_strain`.
         **options: ``discretization``, ``rtol``, ``atol``, ``max_iterations``, ``dtype``, ``progress``, ``solver`` and
             ``reference`` of :func:`solve_strain`.
 
