@@ -5,7 +5,6 @@ As in :mod:`rlnlib._checks`, each check returns the cleaned value, or raises Val
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -94,39 +93,6 @@ def as_medium(reference) -> tuple[float, float]:
     """
     young, nu = _checks.pair("reference", reference)
     return _checks.positive("reference: Young's modulus", young), _checks.poisson_ratio(nu, "reference: Poisson ratio")
-
-
-def split_load(macroscopic_strain, macroscopic_stress, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tell prescribed strains from prescribed stresses in a mixed load.
-
-    Args:
-        macroscopic_strain: (6,) or (B, 6), Mandel; NaN where the stress is prescribed. None: NaN everywhere.
-        macroscopic_stress: The same with strain and stress exchanged.
-        batch: B.
-
-    Returns:
-        Strain and stress, (B, 6) each, with 0 in place of NaN, and (6,) bool, True where the stress is prescribed.
-
-    Raises:
-        ValueError: Where a component has both, or neither, or where the cells differ in which components have what.
-    """
-    given = {"macroscopic_strain": macroscopic_strain, "macroscopic_stress": macroscopic_stress}
-    free, values = {}, {}
-    for name, value in given.items():
-        raw = _checks.as_tensor([math.nan] * 6 if value is None else value, name).to(torch.float64).cpu()
-        values[name] = mandel_vector(name, torch.nan_to_num(raw, nan=0.0, posinf=math.inf), batch)
-        free[name] = raw.isnan().reshape(-1, 6)
-        if not bool((free[name] == free[name][0]).all()):
-            raise ValueError(f"{name} must prescribe the same components in all cells; it has NaN in different ones.")
-    of_stress = ~free["macroscopic_stress"][0]
-    wrong = torch.nonzero(of_stress != free["macroscopic_strain"][0]).flatten().tolist()
-    if wrong:
-        names = [("11", "22", "33", "23", "13", "12")[n] for n in wrong]
-        raise ValueError(
-            f"Each component must have either a macroscopic_strain or a macroscopic_stress, and NaN for the other; the "
-            f"components {', '.join(names)} have both or neither."
-        )
-    return values["macroscopic_strain"], values["macroscopic_stress"], of_stress
 
 
 def mandel_vector(name: str, value, batch: int | None = None) -> torch.Tensor:

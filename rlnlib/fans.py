@@ -23,8 +23,9 @@ import h5py
 import numpy as np
 import torch
 
-from rlnlib import _checks, _given, elasticity, problem
+from rlnlib import _checks, elasticity, problem
 from rlnlib._files import replacing, write_atomically, writing
+from rlnlib.loads import split_load
 from rlnlib.solution import Solution
 
 CASE, CELL, RESULT = "case.json", "cell.h5", "result.h5"
@@ -78,7 +79,7 @@ def write(
     if macroscopic_stress is None:
         strain, stress, of_stress = cell.macroscopic_strain, cell.macroscopic_strain, torch.zeros(6, dtype=torch.bool)
     else:
-        strain, stress, of_stress = _given.split_load(macroscopic_strain, macroscopic_stress, 1)
+        strain, stress, of_stress = split_load(macroscopic_strain, macroscopic_stress, 1)
     case = {
         "microstructure": {
             "filepath": CELL,

@@ -10,10 +10,10 @@ from dataclasses import replace
 import torch
 
 from rlnlib import _checks, certificate, elasticity, fast, green
-from rlnlib._given import split_load
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.inference import BATCH_VOXELS
 from rlnlib.informed import Cells, InformedRLN
+from rlnlib.loads import split_load, strain_of_mixed_load
 from rlnlib.problem import CellProblem, cell_problem
 from rlnlib.solution import Solution, concatenate, warn_of_failures
 from rlnlib.solvers import StoppingRule
@@ -116,12 +116,21 @@ def predict(
         of_strain = functools.partial(answer, problem.under(strain))
         return concatenate(list(fast.cores.map_on_cores(of_strain, range(0, len(problem), together), workers)))
 
+    def mean_stress(strain: torch.Tensor) -> torch.Tensor:
+        return under(strain).effective_stress
+
+    def columns(components: torch.Tensor) -> torch.Tensor:
+        units = torch.eye(6, dtype=torch.float64)[components]
+        return torch.stack([mean_stress(unit.expand(len(problem), 6)) for unit in units], -1)
+
     was_training = model.training
     model.eval().to(device)
     try:
         strain = problem.macroscopic_strain
         if macroscopic_stress is not None:
-            strain = _strain_of_mixed_load(under, *split_load(macroscopic_strain, macroscopic_stress, len(problem)))
+            strain = strain_of_mixed_load(
+                *split_load(macroscopic_strain, macroscopic_stress, len(problem)), columns, mean_stress
+            )
         solution = under(strain)
     finally:
         model.train(was_training).to(home)
@@ -146,23 +155,6 @@ def _edge_of_cubes(spacing) -> float:
             f"the cell to cubes, or call rlnlib.solve_strain."
         )
     return max(spacing)
-
-
-def _strain_of_mixed_load(under, strain, stress, of_stress) -> torch.Tensor:
-    """The mean strain for which the predicted mean stress is the prescribed one, by superposition.
-
-    Shape: strain and stress (B, 6), of_stress (6,) bool -> (B, 6).
-    """
-    found, unknown = strain.clone(), torch.nonzero(of_stress).flatten()
-    if not len(unknown):
-        return found
-    units = torch.eye(6, dtype=torch.float64)[unknown]
-    columns = [under(unit.expand(len(strain), 6)).effective_stress.double().cpu() for unit in units]
-    if bool((strain != 0).any()):
-        stress = stress - under(strain).effective_stress.double().cpu()
-    matrix = torch.stack(columns, -1)[:, unknown]  # (B, S, S)
-    found[:, unknown] = torch.linalg.solve(matrix, stress[:, unknown])
-    return found
 
 
 def _superposed(model, cells: CellProblem, guaranteed: bool, network_dtype) -> torch.Tensor:

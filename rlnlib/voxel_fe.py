@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from rlnlib import _checks, _given, elasticity, fast, green, lippmann_schwinger, problem, solvers
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.equilibrium import VoxelProblem, voxel_problem
+from rlnlib.loads import split_load, strain_of_mixed_load
 from rlnlib.problem import CellProblem
 from rlnlib.solution import Solution, Statistics, concatenate, warn_of_failures
 from rlnlib.solvers import StoppingRule
@@ -97,8 +98,12 @@ def solve_strain(
     method = Method.checked(discretization, rtol, atol, max_iterations, dtype, progress, solver, reference)
     method = replace(method, integration_points=_checks.boolean("integration_points", integration_points))
     if macroscopic_stress is not None:
-        mixed = _given.split_load(macroscopic_strain, macroscopic_stress, len(cell))
-        cell = cell.under(_strain_of_mixed_load(cell, method, *mixed))
+        strain = strain_of_mixed_load(
+            *split_load(macroscopic_strain, macroscopic_stress, len(cell)),
+            columns=lambda components: _stiffness_columns(cell, method, components),
+            mean_stress=lambda strain: _solve(cell.under(strain), method).effective_stress,
+        )
+        cell = cell.under(strain)
     solution = _solve(cell, method)
     warn_of_failures(solution, method.stopping)
     return solution
@@ -185,22 +190,6 @@ def _stiffness_columns(cell: CellProblem, method: Method, components: torch.Tens
     worst = Statistics(converged.all(1)[:, 0], iterations.amax(1)[:, 0], torch.empty(0), residual.amax(1)[:, 0])
     warn_of_failures(worst, method.stopping)
     return stress.mT
-
-
-def _strain_of_mixed_load(cell: CellProblem, method: Method, strain, stress, of_stress) -> torch.Tensor:
-    """The mean strain of a mixed load, by superposition: C_ss e_s = sigma_s - C_sf e_f.
-
-    Shape: strain and stress (B, 6), of_stress (6,) bool -> (B, 6).
-    """
-    unknown = torch.nonzero(of_stress).flatten()
-    if not len(unknown):
-        return strain
-    columns = _stiffness_columns(cell, method, unknown).double().cpu()  # (B, 6, S)
-    if bool((strain != 0).any()):
-        stress = stress - _solve(cell.under(strain), method).effective_stress.double().cpu()
-    found = strain.clone()
-    found[:, unknown] = torch.linalg.solve(columns[:, unknown], stress[:, unknown])
-    return found
 
 
 def _solve(cell: CellProblem, method: Method) -> Solution:
