@@ -8,27 +8,21 @@ Fourier space. The strain returned is the mean over the voxel; for a trilinear c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from tqdm.auto import tqdm
 
-from rlnlib import _checks, _given, elasticity, fast, green, lippmann_schwinger, problem, solvers
+from rlnlib import _checks, elasticity, fast, green, lippmann_schwinger, problem, solvers
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.equilibrium import VoxelProblem, voxel_problem
 from rlnlib.loads import split_load, strain_of_mixed_load
+from rlnlib.method import Method
 from rlnlib.problem import CellProblem
 from rlnlib.solution import Solution, Statistics, concatenate, warn_of_failures
-from rlnlib.solvers import StoppingRule
 from rlnlib.units import in_units, in_users_units, refuse_fields_beyond
 
-__all__ = ["Method", "VoxelProblem", "effective_stiffness", "solve_strain"]
-
-#: Largest ratio of moduli for which mixed precision works in float32; at 1e5 its rounding stalls the recurrences.
-_FLOAT32_CONTRAST = 1e3
-
-#: The tolerance that each precision reaches at every usual contrast.
-_RTOL = {"mixed": 1e-8, torch.float64: 1e-8, torch.float32: 1e-5}
+__all__ = ["VoxelProblem", "effective_stiffness", "solve_strain"]
 
 #: Voxels of the cells and loads that :func:`effective_stiffness` gives to one solve.
 _TOGETHER = 2**20
@@ -128,51 +122,6 @@ def effective_stiffness(
     _checks.known_options("effective_stiffness", options, Method.checked)
     cell = problem.cell_problem(stiff, contrast, poisson, phases=phases, spacing=spacing, device=device)
     return _stiffness_columns(cell, Method.checked(**options), torch.arange(6))
-
-
-@dataclass(frozen=True)
-class Method:
-    """How to solve a cell problem: the arguments of :func:`solve_strain` of the same names."""
-
-    discretization: str
-    stopping: StoppingRule
-    dtype: torch.dtype | str
-    progress: bool
-    solver: str
-    reference: tuple[float, float] | None
-    integration_points: bool = False
-
-    @classmethod
-    def checked(
-        cls, discretization="bbar", rtol=None, atol=0.0, max_iterations=2000, dtype="mixed", progress=False,
-        solver="conjugate_gradient", reference=None
-    ) -> Method:  # fmt: skip
-        """Raises ValueError for what :func:`solve_strain` refuses."""
-        _checks.floating(dtype, ("mixed", torch.float32, torch.float64))
-        stopping = StoppingRule(_RTOL[dtype] if rtol is None else rtol, atol, max_iterations)
-        _checks.one_of("discretization", discretization, green.DISCRETIZATIONS)
-        _checks.one_of("solver", solver, ("conjugate_gradient", *solvers.ITERATIONS))
-        reference = None if reference is None else _given.as_medium(reference)
-        return cls(discretization, stopping, dtype, progress, solver, reference)
-
-    @property
-    def kept_dtype(self) -> torch.dtype:
-        """Of the fields that are returned."""
-        return torch.float64 if isinstance(self.dtype, str) else self.dtype
-
-    def work_dtype(self, contrast: float) -> torch.dtype:
-        """Of the iteration."""
-        if self.dtype == "mixed" and self.solver == "conjugate_gradient" and contrast <= _FLOAT32_CONTRAST:
-            return torch.float32
-        return self.kept_dtype
-
-    def medium(self, phases, modulus: float) -> tuple[float, float]:
-        """(young, poisson) of the reference medium, for phases with moduli in units of ``modulus``."""
-        if self.reference is not None:
-            return self.reference[0] / modulus, self.reference[1]
-        if self.solver == "conjugate_gradient" and len({nu for _, nu in phases}) == 1:
-            return 1.0, phases[0][1]  # conjugate gradients do not see the modulus
-        return elasticity.midpoint_medium(phases)
 
 
 def _stiffness_columns(cell: CellProblem, method: Method, components: torch.Tensor) -> torch.Tensor:
