@@ -16,6 +16,7 @@ import torch
 import rlnlib
 from rlnlib import dataset, metrics, provenance, training, weight_files
 from rlnlib.rln import KINDS
+from rlnlib.runs import train
 
 
 def main():
@@ -34,7 +35,7 @@ def main():
         model = rlnlib.RLN(**KINDS[options.kind])
         config = replace(recipe, seed=seed)
         run = folder / f"{options.kind}-{options.contrast:g}-{seed}"
-        curve = training.train(model, sets["train"], sets["validation"], config, run, device="cpu", progress=True)
+        curve = train(model, sets["train"], sets["validation"], config, run, device="cpu", progress=True)
         errors = rlnlib.mase(rlnlib.predict_strain(model, sets["test"][0]), sets["test"][1])
         found = metrics.summary(errors)
         runs.append(

@@ -3,7 +3,7 @@
     python experiments/ship.py --file runs/table-1/rln-10.safetensors
     python experiments/ship.py --run runs/mine --data runs/contrast-10.h5 --device "CPU, 1 thread"
 
-With --file, what `python -m rlnlib.reproduce` made and scored. With --run, folders of rlnlib.training.train: the stages
+With --file, what `python -m rlnlib.reproduce` made and scored. With --run, folders of rlnlib.runs.train: the stages
 of one training, each begun from the best weights of the one before; --after names the weight file from which the first
 of them began, whose stages, minutes and learning curve are put in front. If the runs were trained on all cells of
 another data set, --train-data names it; none of its cells may be a test cell. A network of yours is named by
@@ -24,10 +24,10 @@ from pathlib import Path
 import torch
 
 import rlnlib
-from rlnlib import dataset, provenance, training, weight_files
+from rlnlib import dataset, provenance, weight_files
 from rlnlib._files import write_atomically
 from rlnlib.rln import KINDS
-from rlnlib.runs import describe_data, read_checkpoint, read_learning_curve, write_learning_curve
+from rlnlib.runs import describe_data, read_checkpoint, read_learning_curve, read_run, write_learning_curve
 
 
 def known(cells: torch.Tensor, others: torch.Tensor) -> int:
@@ -76,7 +76,7 @@ def ship(
         stages = [(stage.pop("data", before["data"]), stage) for stage in before["recipe"]]
         learning_curve = read_learning_curve(weight_files.PRETRAINED, f"{name}.learning_curve.csv")
     for run in runs:
-        model, config, rows = training.read_run(run, proximal)
+        model, config, rows = read_run(run, proximal)
         if (of := read_checkpoint(run)["data"]["train"])["sha256"] != sha256:
             raise ValueError(f"{run} was trained on other cells than {train_data or data} has: on {of}.")
         stages.append((trained_on, asdict(config)))
@@ -122,7 +122,7 @@ def shipped(path: Path, about: dict, learning_curve: list[dict]) -> str:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--file", type=Path, help="weights that rlnlib.reproduce made; nothing else is needed then")
-    parser.add_argument("--run", type=Path, nargs="+", help="folders of training.train, in their order")
+    parser.add_argument("--run", type=Path, nargs="+", help="folders of runs.train, in their order")
     parser.add_argument("--data", type=Path, help="the data set of the last of them")
     parser.add_argument("--device", help='what it was trained on, such as "CPU, 1 thread"')
     parser.add_argument("--after", type=Path, help="the weight file with which the first run began")

@@ -14,7 +14,7 @@ import tempfile
 import torch
 
 import rlnlib
-from rlnlib import metrics, provenance, rln, training
+from rlnlib import metrics, provenance, rln, runs, training
 
 REPEATS, TRAINING = 5, 2
 
@@ -27,7 +27,7 @@ def test_errors(cells, strain, seed: int, config: training.TrainingConfig, valid
         network = rlnlib.RLN(**rln.KINDS["fln"])
         learned = [field[half, :, :TRAINING].flatten(0, 1) for field in (cells, strain)]
         with tempfile.TemporaryDirectory() as folder:
-            training.train(network, learned, validation, config, folder, device="cpu")
+            runs.train(network, learned, validation, config, folder, device="cpu")
         tested = [field[:, :, TRAINING:].flatten(0, 2) for field in (cells, strain)]
         error = rlnlib.mase(rlnlib.predict_strain(network, tested[0]), tested[1])
         errors.append(error.view(2, -1, REPEATS - TRAINING))

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 import rlnlib
 from measured import bootstrap, claim, least
-from rlnlib import dataset, microstructure, networks
+from rlnlib import dataset, microstructure, networks, proximals
 
 SEED = 152_000
 
@@ -126,7 +126,7 @@ def sight() -> dict:
     edges = {}
     for name in ("vnet", "three-layer"):
         torch.manual_seed(0)
-        network = networks.find_proximal(name)(6)
+        network = proximals.find_proximal(name)(6)
         field = torch.randn(1, 6, 32, 32, 32, requires_grad=True)
         network(field)[0, 0, 16, 16, 16].backward()
         reached = field.grad[0].abs().sum(0) > 0

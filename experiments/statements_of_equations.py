@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import rlnlib
 from measured import bootstrap, claim, least, of_seeds, ratio
-from rlnlib import elasticity, green, lippmann_schwinger, solvers, voxel_fe
+from rlnlib import elasticity, green, lippmann_schwinger, other_physics, solvers, voxel_fe
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.problem import CellProblem
 
@@ -89,8 +89,8 @@ def splits() -> dict:
     cells = random_cells(1, 16)
     three = {
         "elasticity": lippmann_schwinger.elastic_equation(cells, 10.0),
-        "conduction": lippmann_schwinger.conduction_equation(cells, (1.0, 10.0)),
-        "scattering": lippmann_schwinger.scattering_equation(torch.full((1, 200), 0.5), 2.0, 1 / 200),
+        "conduction": other_physics.conduction_equation(cells, (1.0, 10.0)),
+        "scattering": other_physics.scattering_equation(torch.full((1, 200), 0.5), 2.0, 1 / 200),
     }
     left = {}
     for name, equation in three.items():

@@ -70,7 +70,7 @@ def main():
         model = model.with_options(proximal="vnet-periodic")
     config = recipe(model.passes, options.minutes, options.batch_size, training.fast_precision(options.device))
     try:
-        learning_curve = training.train(
+        learning_curve = runs.train(
             model.train(),
             dataset.StrainDataset(options.train),
             held_out,

@@ -7,7 +7,7 @@ No label is needed: random cells of 16^3, random contrasts from 1 to 300, mostly
 some of three and four phases or with random Poisson ratios; three quarters of the loads axial (11), the others a shear
 (12). Every other load follows by an exchange of axes and superposition. The loss is the logarithm of the energy. What
 is drawn depends on (seed, step) alone, so a run that was killed and resumed ends with the same weights, bit for bit.
-The loop is not :func:`rlnlib.training.train`, which presents pairs of cell and strain in epochs, by an RLN's loss, and
+The loop is not :func:`rlnlib.runs.train`, which presents pairs of cell and strain in epochs, by an RLN's loss, and
 keeps the best epoch. Here are no labels, no epochs and another loss, and two copies of the network share a batch.
 ``--ship`` puts weights, learning curve and test errors into ``data/pretrained`` when the run has ended;
 ``experiments/informed.py`` scores the weights in all that they promise, and states the aims. Each number of the

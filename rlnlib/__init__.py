@@ -3,24 +3,25 @@
 Read the lesson in this order; the other modules serve it.
 
 - The problem: :mod:`~rlnlib.elasticity`, :mod:`~rlnlib.microstructure`, :mod:`~rlnlib.problem`.
-- The equation: :mod:`~rlnlib.discretizations`, :mod:`~rlnlib.green`, :mod:`~rlnlib.lippmann_schwinger`.
+- The equation: :mod:`~rlnlib.discretizations`, :mod:`~rlnlib.green`, :mod:`~rlnlib.lippmann_schwinger`,
+  :mod:`~rlnlib.other_physics`.
 - Its solution: :mod:`~rlnlib.solvers`, :mod:`~rlnlib.equilibrium`, :mod:`~rlnlib.conjugate_gradient`,
   :mod:`~rlnlib.voxel_fe`.
 - Learning it: :mod:`~rlnlib.networks`, :mod:`~rlnlib.rln`, :mod:`~rlnlib.training`, :mod:`~rlnlib.metrics`.
 - Beyond the paper: :mod:`~rlnlib.regression`, :mod:`~rlnlib.certificate`, :mod:`~rlnlib.informed`,
-  :mod:`~rlnlib.prediction`; crystals:
-  :mod:`~rlnlib.anisotropy`.
+  :mod:`~rlnlib.prediction`; crystals: :mod:`~rlnlib.anisotropy`.
 """
 
 from rlnlib._version import __version__
 from rlnlib.images import load_cell
+from rlnlib.inference import predict_strain
 from rlnlib.informed import InformedRLN
 from rlnlib.metrics import mase
 from rlnlib.microstructure import generate_cells
 from rlnlib.prediction import predict
 from rlnlib.published import load_published
-from rlnlib.rln import RLN, predict_strain
-from rlnlib.solvers import Solution
+from rlnlib.rln import RLN
+from rlnlib.solution import Solution
 from rlnlib.voxel_fe import effective_stiffness, solve_strain
 from rlnlib.weight_files import load_pretrained
 

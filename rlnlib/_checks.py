@@ -10,7 +10,7 @@ import inspect
 import math
 import numbers
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +70,9 @@ def as_tensor(value, name: str) -> torch.Tensor:
         try:
             array = np.asarray(value)
         except Exception as error:  # whatever a foreign object raises
-            raise ValueError(f"{name} must be an array of numbers, not {_shown(value)} ({error}).") from error
+            raise ValueError(f"{name} must be an array of numbers, not {shown(value)} ({error}).") from error
         if array.dtype.kind not in "buifc":
-            raise ValueError(f"{name} must be an array of numbers, not {_shown(value)} (dtype {array.dtype}).")
+            raise ValueError(f"{name} must be an array of numbers, not {shown(value)} (dtype {array.dtype}).")
         if array.dtype.kind == "u" and array.dtype.itemsize > 1:
             if array.size and int(array.max()) > LARGEST:
                 raise ValueError(f"{name} holds {array.max()}, more than {LARGEST}.")
@@ -86,62 +86,11 @@ def as_tensor(value, name: str) -> torch.Tensor:
     return value.detach()
 
 
-def as_phases(contrast, poisson, phases) -> list:
-    """What each phase is, from the two-phase short form or the list: (young, poisson), or a stiffness (6, 6)."""
-    if (contrast is None) == (phases is None):
-        raise ValueError("Give either contrast (two phases) or phases=[(young, poisson), ...], and not both.")
-    if phases is None:
-        nu = poisson_ratio(poisson)
-        return [(1.0, nu), (_modulus("contrast", contrast), nu)]
-    pairs = list(phases) if isinstance(phases, Iterable) and not isinstance(phases, (str, bytes)) else []
-    if not pairs or any(_length(phase) not in (2, 6) for phase in pairs):
-        raise ValueError(
-            f"phases must be a list of (young, poisson) pairs or of stiffnesses (6, 6) in Mandel notation, one for "
-            f"each label; it is {_shown(phases)}."
-        )
-    return [_stiffness(phase) if _length(phase) == 6 else _isotropic(*phase) for phase in pairs]
-
-
-def _isotropic(young, poisson) -> tuple[float, float]:
-    return _modulus("phases: Young's modulus", young), poisson_ratio(poisson)
-
-
-def _stiffness(value) -> torch.Tensor:
-    """A stiffness that is symmetric and positive definite. Shape: -> (6, 6) float64."""
-    matrix = as_tensor(value, "phases: a stiffness")
-    if matrix.shape != (6, 6) or matrix.is_complex() or not bool(torch.isfinite(matrix).all()):
-        raise ValueError(
-            f"phases: a stiffness must be finite real numbers of the shape (6, 6); it has {tuple(matrix.shape)} and "
-            f"the dtype {matrix.dtype}."
-        )
-    matrix = matrix.to("cpu", torch.float64)
-    size = float(matrix.abs().max())
-    if not 1e-300 < size < 1e300 or float((matrix - matrix.mT).abs().max()) > 1e-6 * size:
-        raise ValueError("phases: a stiffness must be a symmetric matrix with entries of 1e-300 to 1e300.")
-    matrix = (matrix + matrix.mT) / 2
-    least = float(torch.linalg.eigvalsh(matrix / size)[0])
-    if least < 1e-12:
-        raise ValueError(
-            f"phases: a stiffness must be positive definite; its least eigenvalue is {least * size:g}. A stiffness in "
-            f"Voigt notation becomes one in Mandel notation by rlnlib.elasticity.mandel_from_voigt."
-        )
-    return matrix
-
-
-def _modulus(name: str, value) -> float:
-    if _is_number(value) and value == 0:
-        raise ValueError(
-            f"{name} must be positive; it is {value!r}. For a pore take a millionth of the solid's, "
-            f"phases=[(1e-6, 0.3), (1.0, 0.3)] with the label 0 in the pores."
-        )
-    return positive(name, value)
-
-
 def positive(name: str, value) -> float:
     """A finite number above zero."""
     number = _as_float(value)
     if not math.isfinite(number) or number <= 0:
-        raise ValueError(f"{name} must be a positive finite number; it is {_shown(value)}.")
+        raise ValueError(f"{name} must be a positive finite number; it is {shown(value)}.")
     return number
 
 
@@ -149,7 +98,7 @@ def within(name: str, value, least: float, most: float) -> float:
     """A number from ``least`` to ``most``, both allowed."""
     number = _as_float(value)
     if not least <= number <= most:
-        raise ValueError(f"{name} must be a number from {least:g} to {most:g}; it is {_shown(value)}.")
+        raise ValueError(f"{name} must be a number from {least:g} to {most:g}; it is {shown(value)}.")
     return number
 
 
@@ -157,7 +106,7 @@ def positive_integer(name: str, value, least: int = 1, most: int = LARGEST) -> i
     """A whole number from ``least`` to ``most``, both allowed."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not least <= int(value) <= most:
         bounds = f"of at least {least}" if most == LARGEST else f"from {least} to {most}"
-        raise ValueError(f"{name} must be a whole number {bounds}; it is {_shown(value)}.")
+        raise ValueError(f"{name} must be a whole number {bounds}; it is {shown(value)}.")
     return int(value)
 
 
@@ -177,7 +126,7 @@ def from_environment(name: str, default: int, least: int = 1) -> int:
 def boolean(name: str, value) -> bool:
     """True or False, and nothing that Python would take for one of them."""
     if not isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"{name} must be True or False; it is {_shown(value)}.")
+        raise ValueError(f"{name} must be True or False; it is {shown(value)}.")
     return bool(value)
 
 
@@ -185,22 +134,22 @@ def poisson_ratio(value, name: str = "poisson") -> float:
     """A Poisson ratio for which isotropic stiffness is positive definite."""
     number = _as_float(value)
     if not -1 < number < 0.5:
-        raise ValueError(f"{name} must lie between -1 and 0.5 (both excluded); it is {_shown(value)}.")
+        raise ValueError(f"{name} must lie between -1 and 0.5 (both excluded); it is {shown(value)}.")
     return number
 
 
 def pair(name: str, value) -> tuple:
     """Two entries, such as (young, poisson) or (lowest, highest)."""
-    if isinstance(value, (str, bytes)) or _length(value) != 2:
-        raise ValueError(f"{name} must be two numbers; it is {_shown(value)}.")
+    if isinstance(value, (str, bytes)) or length(value) != 2:
+        raise ValueError(f"{name} must be two numbers; it is {shown(value)}.")
     first, second = value
     return first, second
 
 
 def grid_shape(name: str, value) -> tuple[int, int, int]:
     """Voxels along three axes, at least two each."""
-    if isinstance(value, (str, bytes)) or _length(value) != 3:
-        raise ValueError(f"{name} must be the voxels along three axes (N1, N2, N3); it is {_shown(value)}.")
+    if isinstance(value, (str, bytes)) or length(value) != 3:
+        raise ValueError(f"{name} must be the voxels along three axes (N1, N2, N3); it is {shown(value)}.")
     first, second, third = (positive_integer(f"an axis of {name}", n, least=2) for n in value)
     return first, second, third
 
@@ -208,7 +157,7 @@ def grid_shape(name: str, value) -> tuple[int, int, int]:
 def one_of(name: str, value, known) -> str:
     """A name among the known ones."""
     if not isinstance(value, str) or value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; it is {_shown(value)}.")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; it is {shown(value)}.")
     return str(value)
 
 
@@ -219,28 +168,10 @@ def known_options(function: str, options: dict, accepted: Callable) -> None:
         raise TypeError(f"{function} has no argument {unknown[0]!r}; handed on are {', '.join(known)}.")
 
 
-def mandel_vector(name: str, value, batch: int | None = None) -> torch.Tensor:
-    """Six finite Mandel components, float64; with ``batch``, one row for each cell.
-
-    Shape: (6,) or (B, 6) -> (6,), or (B, 6) where ``batch`` is given.
-    """
-    vector = as_tensor(value, name)
-    allowed = [(6,)] + ([(batch, 6)] if batch is not None else [])
-    if tuple(vector.shape) not in allowed or vector.is_complex():
-        raise ValueError(
-            f"{name} must be real numbers of the shape {' or '.join(map(str, allowed))} "
-            f"(Mandel order 11, 22, 33, 23, 13, 12); it has {tuple(vector.shape)} and the dtype {vector.dtype}."
-        )
-    vector = vector.to(torch.float64)
-    if not bool(torch.isfinite(vector).all()):
-        raise ValueError(f"{name} contains NaN or infinity: {vector.tolist()}.")
-    return vector if batch is None else vector.expand(batch, 6)
-
-
 def floating(dtype, known=(torch.float32, torch.float64), name: str = "dtype"):
     """A dtype among the known ones; a known name, such as "mixed", may stand among them."""
     if not isinstance(dtype, (torch.dtype, str)) or dtype not in known:
-        raise ValueError(f"{name} must be {' or '.join(map(str, known))}; it is {_shown(dtype)}.")
+        raise ValueError(f"{name} must be {' or '.join(map(str, known))}; it is {shown(dtype)}.")
     return dtype
 
 
@@ -254,7 +185,7 @@ def as_device(device, default="cpu") -> torch.device:
     except Exception as error:  # torch raises RuntimeError, TypeError, AssertionError, NotImplementedError
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"device must be a device of this machine, 'cpu' or 'cuda'; {_shown(device)}: {reason}."
+            f"device must be a device of this machine, 'cpu' or 'cuda'; {shown(device)}: {reason}."
         ) from error
     return known
 
@@ -266,7 +197,7 @@ def as_path(value, name: str = "path") -> Path:
         if not text or "\0" in text:
             raise ValueError("it holds a zero byte" if text else "it is empty")
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be the path of a file; it is {_shown(value)} ({error}).") from error
+        raise ValueError(f"{name} must be the path of a file; it is {shown(value)} ({error}).") from error
     return Path(text)
 
 
@@ -299,7 +230,7 @@ def memory_of_machine() -> float:
 
 def _as_float(value) -> float:
     """NaN for what is no real number, or too large for one."""
-    if not _is_number(value):
+    if not is_number(value):
         return math.nan
     try:
         return float(value)
@@ -307,18 +238,18 @@ def _as_float(value) -> float:
         return math.nan
 
 
-def _is_number(value) -> bool:
+def is_number(value) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _length(value) -> int:
+def length(value) -> int:
     try:
         return len(value)
     except TypeError:
         return -1
 
 
-def _shown(value) -> str:
+def shown(value) -> str:
     """What came, on one short line."""
     try:
         text = " ".join(repr(value).split())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from rlnlib.elasticity import mandel_from_tensor, tensor_from_mandel
+from rlnlib.engineering import mandel_from_tensor, tensor_from_mandel
 
 
 def hooke_by_label(strain: torch.Tensor, stiffness: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

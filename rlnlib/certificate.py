@@ -15,6 +15,7 @@ import torch
 
 from rlnlib import elasticity, green, solvers
 from rlnlib.equilibrium import VoxelProblem
+from rlnlib.solution import Statistics
 
 
 def softest_medium(phases) -> tuple[float, float]:
@@ -149,7 +150,7 @@ def _minimizer(gram: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
 
 def solve_within_bounds(
     problem: VoxelProblem, u: torch.Tensor, macroscopic_strain: torch.Tensor, energy_rtol: float | None, most: int
-) -> tuple[torch.Tensor, solvers.Statistics]:
+) -> tuple[torch.Tensor, Statistics]:
     """Go on from u by conjugate gradients until the bounds are close enough, relative to the upper one.
 
     Args:
@@ -182,4 +183,4 @@ def solve_within_bounds(
             u = torch.where(converged.view(-1, 1, 1, 1, 1), u, following)
             sizes.append(torch.where(converged, torch.nan, residual()))
             converged = met(energy_rtol)
-    return u, solvers.Statistics(converged, iterations, torch.stack(sizes, 1), residual())
+    return u, Statistics(converged, iterations, torch.stack(sizes, 1), residual())

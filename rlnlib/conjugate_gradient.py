@@ -7,7 +7,8 @@ from typing import Protocol
 import torch
 
 from rlnlib import fast
-from rlnlib.solvers import Statistics, StoppingRule, Watch, inner, norm, over_cells
+from rlnlib.solution import Statistics
+from rlnlib.solvers import StoppingRule, Watch, inner, norm, over_cells
 
 #: Fall of the residual after which it is recomputed. In float32 the carried residual is wrong by some 1e-6 of the
 #: last recomputed one (measured at contrast 50), so 1e-4 leaves two digits to spare.

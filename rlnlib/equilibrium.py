@@ -63,8 +63,8 @@ class VoxelProblem:
         return torch.where(solvers.over_cells(solvers.norm(force) > rounding * whole, force), force, 0)
 
     def apply(self, u: torch.Tensor) -> torch.Tensor:
-        """K u = -div (C B u), the left-hand side of equilibrium (eq. 2)."""
-        return self.stiffness(u, self.moduli)
+        """K u = -div (C B u)."""
+        return self.stiffness(u, self.moduli)  # eq. 2, with the sign of B^T = -div
 
     def precondition(self, residual: torch.Tensor) -> torch.Tensor:
         """K_reference^-1 residual."""

@@ -25,7 +25,8 @@ import torch
 
 from rlnlib import _checks, elasticity, problem
 from rlnlib._files import replacing, write_atomically, writing
-from rlnlib.solvers import Solution
+from rlnlib.loads import split_load
+from rlnlib.solution import Solution
 
 CASE, CELL, RESULT = "case.json", "cell.h5", "result.h5"
 #: Where each of our Mandel components stands in FANS's order; it is its own inverse.
@@ -78,7 +79,7 @@ def write(
     if macroscopic_stress is None:
         strain, stress, of_stress = cell.macroscopic_strain, cell.macroscopic_strain, torch.zeros(6, dtype=torch.bool)
     else:
-        strain, stress, of_stress = problem.split_load(macroscopic_strain, macroscopic_stress, 1)
+        strain, stress, of_stress = split_load(macroscopic_strain, macroscopic_stress, 1)
     case = {
         "microstructure": {
             "filepath": CELL,

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from rlnlib import _checks, certificate, discretizations, elasticity, green, networks, solvers
+from rlnlib import _checks, certificate, discretizations, elasticity, green, networks, proximals, solvers
 from rlnlib.voxel_fe import VoxelProblem
 
 #: Poisson's ratio of the reference medium whose Green operator each pass sees, whatever the phases are.
@@ -249,7 +249,7 @@ class InformedRLN(nn.Module):
         outputs = 3 if answer == "displacement" else 6
         inputs = 6 + 6 + 1 + (0 if residual == "none" else outputs)
         self.proximals = nn.ModuleList(
-            networks.make_proximal(proximal, inputs, outputs) for _ in range(1 if tied else self.passes)
+            proximals.make_proximal(proximal, inputs, outputs) for _ in range(1 if tied else self.passes)
         )
         for network in self.proximals:
             start_at_zero(network)

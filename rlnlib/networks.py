@@ -6,7 +6,6 @@ of this file. A CPU computes the same by the code of :mod:`rlnlib.fast.convoluti
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from functools import partial
 
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rlnlib import _checks, fast
+from rlnlib import fast
 
 
 class PeriodicConv3d(nn.Conv3d):
@@ -173,73 +172,3 @@ PROXIMALS: dict[str, Callable[..., nn.Module]] = {
     "vnet-periodic": PeriodicVNet,
     "three-layer": ThreeLayerNet,
 }
-
-
-def full_name(proximal: str | Callable[[int], nn.Module]) -> str:
-    """Return the name that is stored for a proximal operator: that of the library, or "module:qualified name".
-
-    Raises:
-        ValueError: for what makes no module.
-    """
-    if isinstance(proximal, str):
-        return proximal
-    if not callable(proximal) or isinstance(proximal, nn.Module):
-        raise ValueError(
-            f"proximal must be a name, or a function or class that makes a module from its number of input channels; "
-            f"it is {proximal!r}."
-        )
-    known = [name for name, made_by in PROXIMALS.items() if made_by is proximal]
-    named = proximal if hasattr(proximal, "__qualname__") else type(proximal)
-    return known[0] if known else f"{named.__module__}:{named.__qualname__}"
-
-
-def find_proximal(proximal: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Return what makes a proximal operator from its number of input channels (and of output channels, if not 1).
-
-    Args:
-        proximal: a name of :data:`PROXIMALS`, the "module:qualified name" of a function or class of yours, which is
-            imported, or that function or class itself.
-
-    Returns:
-        A function or class.
-
-    Raises:
-        ValueError: for an unknown name, or one that cannot be imported.
-    """
-    if not isinstance(proximal, str):
-        full_name(proximal)
-        return proximal
-    module, colon, path = proximal.partition(":")
-    if not colon:
-        return PROXIMALS[_checks.one_of("proximal", proximal, PROXIMALS)]
-    try:
-        found = importlib.import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"proximal {proximal!r} cannot be imported ({error}): a function or class at the top of a module that "
-            f"Python finds can be named so; any other must be passed itself."
-        ) from error
-    return found  # type: ignore[return-value]
-
-
-def make_proximal(proximal: str | Callable[..., nn.Module], inputs: int, outputs: int = 1) -> nn.Module:
-    """Make a new proximal operator.
-
-    Args:
-        proximal: as for :func:`find_proximal`.
-        inputs: channels that it takes.
-        outputs: channels that it returns.
-
-    Returns:
-        The module, with new weights.
-
-    Raises:
-        ValueError: for an unknown name, or for what does not make a module.
-    """
-    make = find_proximal(proximal)
-    made = make(inputs) if outputs == 1 else make(inputs, outputs)
-    if not isinstance(made, nn.Module):
-        raise ValueError(f"proximal must make a torch.nn.Module; {full_name(proximal)} made {type(made).__name__}.")
-    return made

@@ -9,18 +9,19 @@ from dataclasses import replace
 
 import torch
 
-from rlnlib import _checks, certificate, elasticity, fast, green, solvers
+from rlnlib import _checks, certificate, elasticity, fast, green
 from rlnlib.conjugate_gradient import conjugate_gradient
+from rlnlib.inference import BATCH_VOXELS
 from rlnlib.informed import Cells, InformedRLN
-from rlnlib.problem import CellProblem, cell_problem, split_load
-from rlnlib.solvers import Solution, StoppingRule
+from rlnlib.loads import split_load, strain_of_mixed_load
+from rlnlib.problem import CellProblem, cell_problem
+from rlnlib.solution import Solution, concatenate, warn_of_failures
+from rlnlib.solvers import StoppingRule
 from rlnlib.voxel_fe import VoxelProblem
 
 #: The load that a network was trained on, (axial, shear) = (11, 12), and the two axes whose exchange leads to it, for
 #: each Mandel component 11, 22, 33, 23, 13, 12.
 _TRAINED = ((0, (0, 0)), (0, (0, 1)), (0, (0, 2)), (5, (0, 2)), (5, (1, 2)), (5, (0, 0)))
-#: Voxels predicted together, at most: as for :func:`rlnlib.predict_strain`.
-_BATCH_VOXELS = {"cpu": 3 * 2**15, "cuda": 2**20}
 
 
 def predict(
@@ -62,7 +63,7 @@ def predict(
             what was asked for; with a tolerance, that of the solution is so within the tolerance.
 
     Returns:
-        A :class:`~rlnlib.solvers.Solution` with ``displacement`` and ``energy_bounds``. ``iterations`` counts those
+        A :class:`~rlnlib.solution.Solution` with ``displacement`` and ``energy_bounds``. ``iterations`` counts those
         of conjugate gradients. Without a tolerance, ``converged`` is True only for a cell whose residual is 0.
 
     Raises:
@@ -91,7 +92,7 @@ def predict(
     home = next(model.parameters()).device
     device = _checks.as_device(device, home)
     reference = green.kept_operator(problem.shape, "bbar", *certificate.softest_medium(problem.phases), device=device)
-    together, workers = fast.cores.chunking(math.prod(problem.shape), device, _BATCH_VOXELS)
+    together, workers = fast.cores.chunking(math.prod(problem.shape), device, BATCH_VOXELS)
     together = min(together, math.ceil(len(problem) / workers))  # few cells keep all workers busy, too
 
     @torch.no_grad()  # here, since it holds for one thread
@@ -113,19 +114,28 @@ def predict(
 
     def under(strain: torch.Tensor) -> Solution:
         of_strain = functools.partial(answer, problem.under(strain))
-        return solvers.concatenate(list(fast.cores.map_on_cores(of_strain, range(0, len(problem), together), workers)))
+        return concatenate(list(fast.cores.map_on_cores(of_strain, range(0, len(problem), together), workers)))
+
+    def mean_stress(strain: torch.Tensor) -> torch.Tensor:
+        return under(strain).effective_stress
+
+    def columns(components: torch.Tensor) -> torch.Tensor:
+        units = torch.eye(6, dtype=torch.float64)[components]
+        return torch.stack([mean_stress(unit.expand(len(problem), 6)) for unit in units], -1)
 
     was_training = model.training
     model.eval().to(device)
     try:
         strain = problem.macroscopic_strain
         if macroscopic_stress is not None:
-            strain = _strain_of_mixed_load(under, *split_load(macroscopic_strain, macroscopic_stress, len(problem)))
+            strain = strain_of_mixed_load(
+                *split_load(macroscopic_strain, macroscopic_stress, len(problem)), columns, mean_stress
+            )
         solution = under(strain)
     finally:
         model.train(was_training).to(home)
     if rtol is not None:
-        solvers.warn_of_failures(solution, stopping)
+        warn_of_failures(solution, stopping)
     elif energy_rtol is not None and not bool(solution.converged.all()):
         failed = torch.nonzero(~solution.converged).flatten().tolist()
         warnings.warn(
@@ -145,23 +155,6 @@ def _edge_of_cubes(spacing) -> float:
             f"the cell to cubes, or call rlnlib.solve_strain."
         )
     return max(spacing)
-
-
-def _strain_of_mixed_load(under, strain, stress, of_stress) -> torch.Tensor:
-    """The mean strain for which the predicted mean stress is the prescribed one, by superposition.
-
-    Shape: strain and stress (B, 6), of_stress (6,) bool -> (B, 6).
-    """
-    found, unknown = strain.clone(), torch.nonzero(of_stress).flatten()
-    if not len(unknown):
-        return found
-    units = torch.eye(6, dtype=torch.float64)[unknown]
-    columns = [under(unit.expand(len(strain), 6)).effective_stress.double().cpu() for unit in units]
-    if bool((strain != 0).any()):
-        stress = stress - under(strain).effective_stress.double().cpu()
-    matrix = torch.stack(columns, -1)[:, unknown]  # (B, S, S)
-    found[:, unknown] = torch.linalg.solve(matrix, stress[:, unknown])
-    return found
 
 
 def _superposed(model, cells: CellProblem, guaranteed: bool, network_dtype) -> torch.Tensor:

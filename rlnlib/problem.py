@@ -7,13 +7,12 @@ voxel. The finite-element solver (:mod:`rlnlib.voxel_fe`) and the Lippmann-Schwi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from rlnlib import _checks, anisotropy, elasticity
+from rlnlib import _checks, _given, anisotropy, elasticity
 
 
 @dataclass(frozen=True)
@@ -65,21 +64,6 @@ class CellProblem:
         """The same cells under another macroscopic strain. Shape: (B, 6)."""
         return replace(self, macroscopic_strain=macroscopic_strain.to(self.labels.device, torch.float64))
 
-    def refuse_fields_beyond(self, dtype: torch.dtype) -> None:
-        """Raise ValueError for fields that the dtype cannot hold: they would be infinite, or zero."""
-        moduli = [young for young, _ in self.phases]
-        sizes = self.macroscopic_strain.abs().amax(1)
-        sizes = sizes[sizes > 0]
-        if not len(sizes):
-            return
-        low, high = float(sizes.min()), float(sizes.max())
-        largest, smallest = torch.finfo(dtype).max / 2**30, torch.finfo(dtype).tiny * 2**30
-        if max(high, high * max(moduli)) > largest or min(low, low * min(moduli)) < smallest:
-            raise ValueError(
-                f"macroscopic_strain of {low:g} to {high:g} with moduli of {min(moduli):g} to {max(moduli):g} gives "
-                f"fields beyond the range of {dtype}: take other units, or dtype=torch.float64."
-            )
-
     def by_voxel(self, table: torch.Tensor) -> torch.Tensor:
         """The value of each voxel's phase. Shape: (P,) -> (B, 1, N1, N2, N3)."""
         return table.to(self.labels.device)[self.labels][:, None]
@@ -108,40 +92,6 @@ class CellProblem:
         moduli = [self.by_voxel(column) for column in table.to(dtype).unbind(1)]
         return lambda strain: elasticity.hooke(strain, *(m if strain.ndim == 5 else m[:, None] for m in moduli))
 
-    def in_units(self) -> tuple[CellProblem, Units]:
-        """The same problem with moduli, loads and voxels of the order of one, and the units that give it back.
-
-        In Pa, the squares of nodal forces overflow float32. The units are powers of two, so that no digit changes.
-        """
-        modulus = _power_of_two(min(young for young, _ in self.phases))
-        length = _power_of_two(min(self.spacing))
-        largest = self.macroscopic_strain.abs().amax(1)
-        exponent = torch.frexp(torch.where(largest > 0, largest, 1))[1] - 1
-        strain = torch.pow(torch.full_like(largest, 2.0), exponent)  # torch.ldexp would go through float32
-        first, second, third = (edge / length for edge in self.spacing)
-        problem = replace(
-            self,
-            phases=[(young / modulus, nu) for young, nu in self.phases],
-            macroscopic_strain=self.macroscopic_strain / strain[:, None],
-            spacing=(first, second, third),
-            stiffness=None if self.stiffness is None else self.stiffness / modulus,
-        )
-        return problem, Units(modulus, strain, length)
-
-
-@dataclass(frozen=True)
-class Units:
-    """What to multiply the fields of a scaled problem by; ``strain`` (B,) is by cell."""
-
-    modulus: float
-    strain: torch.Tensor
-    length: float
-
-
-def _power_of_two(value: float) -> float:
-    """The largest power of two that is not above ``value``."""
-    return math.ldexp(1.0, math.frexp(value)[1] - 1)
-
 
 def cell_problem(
     stiff,
@@ -169,79 +119,14 @@ def cell_problem(
     Raises:
         ValueError: For a wrong shape, label, contrast, Poisson ratio, strain or spacing.
     """
-    materials = _checks.as_phases(contrast, poisson, phases)
+    materials = _given.as_phases(contrast, poisson, phases)
     labels = _checks.as_labels(stiff, len(materials))
     labels = labels.to(_checks.as_device(device, labels.device))
-    strain = _checks.mandel_vector("macroscopic_strain", macroscopic_strain, batch=len(labels)).to(labels.device)
+    strain = _given.mandel_vector("macroscopic_strain", macroscopic_strain, batch=len(labels)).to(labels.device)
     if not any(isinstance(material, torch.Tensor) for material in materials):
-        return CellProblem(labels, materials, strain, as_spacing(spacing))
+        return CellProblem(labels, materials, strain, _given.as_spacing(spacing))
     stiffness = torch.stack(
         [m if isinstance(m, torch.Tensor) else elasticity.isotropic_stiffness(*m) for m in materials]
     )
     closest = [(young, nu) for young, nu in anisotropy.closest_isotropic(stiffness).tolist()]
-    return CellProblem(labels, closest, strain, as_spacing(spacing), stiffness)
-
-
-def as_spacing(spacing) -> tuple[float, float, float]:
-    """Check the edges of a voxel.
-
-    Args:
-        spacing: three positive numbers, in any unit.
-
-    Returns:
-        The three edges.
-
-    Raises:
-        ValueError: For anything else, or an edge more than a thousand times as long as another.
-    """
-    values = _checks.as_tensor(spacing, "spacing")
-    if values.shape != (3,):
-        raise ValueError(f"spacing must be the three edges of a voxel; its shape is {tuple(values.shape)}.")
-    first, second, third = (_checks.positive("spacing", edge) for edge in values.tolist())
-    edges = first, second, third
-    if max(edges) > 1000 * min(edges):
-        raise ValueError(f"spacing must not have edges more than 1000 times another; it is {edges}.")
-    return edges
-
-
-def as_medium(reference) -> tuple[float, float]:
-    """Check the (young, poisson) of a reference medium, and return them.
-
-    Raises:
-        ValueError: For what is no pair, a modulus <= 0 or a Poisson ratio outside (-1, 0.5).
-    """
-    young, nu = _checks.pair("reference", reference)
-    return _checks.positive("reference: Young's modulus", young), _checks.poisson_ratio(nu, "reference: Poisson ratio")
-
-
-def split_load(macroscopic_strain, macroscopic_stress, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tell prescribed strains from prescribed stresses in a mixed load.
-
-    Args:
-        macroscopic_strain: (6,) or (B, 6), Mandel; NaN where the stress is prescribed. None: NaN everywhere.
-        macroscopic_stress: The same with strain and stress exchanged.
-        batch: B.
-
-    Returns:
-        Strain and stress, (B, 6) each, with 0 in place of NaN, and (6,) bool, True where the stress is prescribed.
-
-    Raises:
-        ValueError: Where a component has both, or neither, or where the cells differ in which components have what.
-    """
-    given = {"macroscopic_strain": macroscopic_strain, "macroscopic_stress": macroscopic_stress}
-    free, values = {}, {}
-    for name, value in given.items():
-        raw = _checks.as_tensor([math.nan] * 6 if value is None else value, name).to(torch.float64).cpu()
-        values[name] = _checks.mandel_vector(name, torch.nan_to_num(raw, nan=0.0, posinf=math.inf), batch)
-        free[name] = raw.isnan().reshape(-1, 6)
-        if not bool((free[name] == free[name][0]).all()):
-            raise ValueError(f"{name} must prescribe the same components in all cells; it has NaN in different ones.")
-    of_stress = ~free["macroscopic_stress"][0]
-    wrong = torch.nonzero(of_stress != free["macroscopic_strain"][0]).flatten().tolist()
-    if wrong:
-        names = [("11", "22", "33", "23", "13", "12")[n] for n in wrong]
-        raise ValueError(
-            f"Each component must have either a macroscopic_strain or a macroscopic_stress, and NaN for the other; the "
-            f"components {', '.join(names)} have both or neither."
-        )
-    return values["macroscopic_strain"], values["macroscopic_stress"], of_stress
+    return CellProblem(labels, closest, strain, _given.as_spacing(spacing), stiffness)

@@ -30,7 +30,8 @@ import torch
 from rlnlib import _checks, dataset, metrics, provenance, runs, training, weight_files
 from rlnlib._files import write_atomically, writing
 from rlnlib.fast.environment import restart_with_environment
-from rlnlib.rln import KINDS, RLN, predict_strain
+from rlnlib.inference import predict_strain
+from rlnlib.rln import KINDS, RLN
 from rlnlib.training import TrainingConfig
 
 CONTRASTS = (50.0, 10.0)
@@ -150,7 +151,7 @@ class _Left(Exception):
 
 
 class _Cells:
-    """Some parts of a data set, as :func:`rlnlib.training.train` takes them; the first ``count`` cells, if given."""
+    """Some parts of a data set, as :func:`rlnlib.runs.train` takes them; the first ``count`` cells, if given."""
 
     def __init__(self, data: Path, splits: tuple[str, ...], count: int | None = None):
         parts = [dataset.StrainDataset(data, split) for split in splits]
@@ -193,7 +194,7 @@ def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
         )
         doing = f"training on cells of {stage.data['size']}^3"
         try:
-            rows = training.train(
+            rows = runs.train(
                 model.train(),
                 train_set,
                 held_out,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from rlnlib import _checks, networks, solvers
-from rlnlib.fast import cores
+from rlnlib import _checks, networks, proximals, solvers
 
 #: The paper's three models. All are RLN with other passes and tying.
 KINDS: dict[str, dict] = {
@@ -49,12 +46,12 @@ class RLN(nn.Module):
         self.history = _checks.positive_integer("history", history, least=0, most=100)
         tied, batch_mean = _checks.boolean("tied", tied), _checks.boolean("batch_mean", batch_mean)
         self.config: dict = {"passes": self.passes, "tied": tied, "history": self.history, "batch_mean": batch_mean}
-        self.config["proximal"] = networks.full_name(proximal)
-        self.make_proximal = networks.find_proximal(proximal)
+        self.config["proximal"] = proximals.full_name(proximal)
+        self.make_proximal = proximals.find_proximal(proximal)
         self.mean_axes = (0, 1, 2, 3, 4) if batch_mean else (1, 2, 3, 4)
         inputs = 2 * (1 + self.history)
         self.proximals = nn.ModuleList(
-            networks.make_proximal(self.make_proximal, inputs) for _ in range(1 if tied else self.passes)
+            proximals.make_proximal(self.make_proximal, inputs) for _ in range(1 if tied else self.passes)
         )
         self.float()
 
@@ -69,6 +66,11 @@ class RLN(nn.Module):
             def f(past):  # newest first, 1 + history fields (B, 1, N1, N2, N3)
                 segmented = torch.cat([indicators * y for y in past], dim=1)  # (B, 2 (1 + history), N1, N2, N3)
                 field = network(segmented)  # (B, 1, N1, N2, N3)
+                if field.shape != past[0].shape:
+                    raise ValueError(
+                        f"proximal must make a network from {tuple(segmented.shape)} to {tuple(past[0].shape)}; this "
+                        f"one gave {tuple(field.shape)}."
+                    )
                 return field - field.mean(self.mean_axes, keepdim=True)  # a perturbation has mean zero (section 3.2)
 
             return f
@@ -111,8 +113,8 @@ class RLN(nn.Module):
                 f"The network {stored!r} is not one of the library's: pass the function or class that makes it as "
                 f"proximal=... (the word of a file alone does not have a module imported)."
             )
-        if proximal is not None and networks.full_name(proximal) != stored:
-            raise ValueError(f"The network of the file is {stored!r}, not {networks.full_name(proximal)!r}.")
+        if proximal is not None and proximals.full_name(proximal) != stored:
+            raise ValueError(f"The network of the file is {stored!r}, not {proximals.full_name(proximal)!r}.")
         return cls(**{**config, "proximal": stored if proximal is None else proximal})
 
 
@@ -134,72 +136,3 @@ def phase_indicators(stiff, dtype=torch.float32) -> torch.Tensor:
     """
     stiff = _checks.as_labels(stiff)
     return torch.stack([1 - stiff, stiff], dim=1).to(dtype)  # m^h of eq. 11
-
-
-#: Voxels predicted together, at most. On a CPU a cell of 31^3 takes the same time, within a tenth, for one to four
-#: cells together, half as long again for twelve; of 16^3, the same for 4 to 48 (float32, two cores). A GPU wants more.
-_BATCH_VOXELS = {"cpu": 3 * 2**15, "cuda": 2**20}
-
-
-def predict_strain(
-    model: nn.Module,
-    stiff,
-    batch_size: int | None = None,
-    dtype=torch.float32,
-    device=None,
-    return_iterates: bool = False,
-) -> torch.Tensor:
-    """Predict strain_xx / macroscopic strain of cells loaded along axis 0.
-
-    The model computes in evaluation mode, without gradients, and is left as it was. Several threads may predict with
-    one model. On a CPU each core takes batches of its own.
-
-    Args:
-        model: an :class:`RLN`, or a module with the same call.
-        stiff: cells (B, N1, N2, N3), or one cell (N1, N2, N3); bool or 0/1.
-        batch_size: cells that go through the model together. By default as many as suit the device, and 16 for a
-            network that subtracts the mean over its batch.
-        dtype: ``torch.bfloat16`` runs the convolutions in reduced precision. That saves time where
-            :func:`rlnlib.training.fast_precision` is "bf16-mixed", and takes a hundred times as long elsewhere.
-        device: where to compute; by default where the model is.
-        return_iterates: return the field after each pass.
-
-    Returns:
-        The field of each cell (B, N1, N2, N3), float32 on the CPU; with ``return_iterates`` those of all passes,
-        (passes, B, N1, N2, N3).
-
-    Raises:
-        ValueError: for bad cells, batch size, dtype or device.
-    """
-    stiff = _checks.as_labels(stiff)
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model must be a network, as rlnlib.load_pretrained gives it; it is {type(model).__name__}.")
-    if hasattr(model, "guaranteed"):
-        raise ValueError("An informed network takes the moduli and the load, too: call rlnlib.predict.")
-    _checks.floating(dtype, (torch.float32, torch.bfloat16))
-    _checks.boolean("return_iterates", return_iterates)
-    home = next(model.parameters(), torch.empty(0)).device
-    device = _checks.as_device(device, default=home)
-    if device != home or any(module.training for module in model.modules()):
-        # A copy, since other threads may use the model meanwhile, and the device may refuse it.
-        model = copy.deepcopy(model).eval().to(device)
-    voxels = stiff[0].numel()
-    limit = _BATCH_VOXELS.get(device.type, _BATCH_VOXELS["cpu"])
-    workers = torch.get_num_threads() if device.type == "cpu" and voxels <= limit else 1
-    if batch_size is None:
-        together = isinstance(model, RLN) and model.config["batch_mean"]
-        # Every worker gets as many batches, all of one size; none of a single cell, which takes longer alone.
-        fit = max(1, limit // voxels)
-        rounds = math.ceil(len(stiff) / (fit * workers))
-        batch_size = 16 if together else min(fit, max(2, math.ceil(len(stiff) / (rounds * workers))))
-    batch_size = _checks.positive_integer("batch_size", batch_size)
-
-    @torch.no_grad()  # set in each thread: it holds for one thread alone
-    def predict(batch: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype is torch.bfloat16):
-            indicators = phase_indicators(batch.to(device))  # (b, 2, N1, N2, N3)
-            fields = model(indicators, return_iterates=True) if return_iterates else [model(indicators)]
-        return torch.stack([field.float().cpu()[:, 0] for field in fields])  # (passes or 1, b, N1, N2, N3)
-
-    fields = torch.cat(list(cores.map_on_cores(predict, stiff.split(batch_size), workers)), dim=1)  # (passes, B, N...)
-    return fields if return_iterates else fields[0]

@@ -1,17 +1,28 @@
-"""The folder of a training run: a checkpoint with its checksum, and the learning curve as a table."""
+"""A training run in a folder: resumable at any moment, watched by a clock, in slices of time.
+
+The folder holds a checkpoint with its checksum, and the learning curve as a table. Processes of ``torchrun`` share it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
+import math
+import time
 import zlib
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from tqdm.auto import tqdm
 
-from rlnlib._files import write_atomically, writing
+from rlnlib import _checks, training
+from rlnlib._files import locked, write_atomically, writing
+from rlnlib.fast.processes import longest
+from rlnlib.rln import RLN
+from rlnlib.training import Run, TrainingConfig
 
 CHECKPOINT, LEARNING_CURVE = "checkpoint.pt", "learning_curve.csv"
 #: What a checkpoint holds: recipe, network and data by which a run is known, and where it stands.
@@ -29,6 +40,128 @@ class Unfinished(Exception):
             f"{100 * done:.1f} % of the training is done after {seconds / 60:.1f} minutes: call again to go on."
         )
         self.done, self.seconds = done, seconds
+
+
+def train(
+    model: RLN,
+    train_set,
+    validation_set,
+    config: TrainingConfig,
+    folder,
+    device="auto",
+    progress=False,
+    slice_minutes: float | None = None,
+) -> list[dict]:
+    """Calibrate ``model`` in place, as :func:`rlnlib.training.train` does, with its run kept in a folder.
+
+    Args:
+        model, train_set, validation_set, config, device: as there; ``config.max_minutes`` counts all calls together.
+        folder: receives a checkpoint after each epoch and every ``config.checkpoint_minutes``, and
+            ``learning_curve.csv``. A folder with a checkpoint is resumed, and a finished one only read.
+        progress: show a bar.
+        slice_minutes: time of this call, after which an unfinished run is saved and :class:`Unfinished` raised; one
+            step is made in any case. It is no part of the recipe: so a long run fits into short leases of a machine.
+
+    Returns:
+        The learning curve: one dict an epoch.
+
+    Raises:
+        ValueError: for bad sets or weights.
+        OSError: if the folder belongs to another recipe, network or data, if another process works in it, if its
+            checkpoint is damaged, or if it cannot be written.
+        FloatingPointError: if the loss or a weight is no longer finite; the last good checkpoint is kept.
+    """
+    if slice_minutes is not None and (not isinstance(slice_minutes, (int, float)) or math.isnan(slice_minutes)):
+        raise ValueError(f"slice_minutes must be a number of minutes; it is {slice_minutes!r}.")
+    folder = _checks.as_path(folder, "folder")
+    learned, held_out = training.as_pair("train_set", train_set), training.as_pair("validation_set", validation_set)
+    data = {"train": describe_data(*learned, train_set), "validation": describe_data(*held_out, validation_set)}
+    with contextlib.ExitStack() as stack:
+        keeper = _Folder(folder, data, stack, progress, slice_minutes)
+        return training.train(model, learned, held_out, config, keeper, device)
+
+
+class _Folder(training.Keeper):
+    """Keeps a run in a folder, and ends it, or this call, in time."""
+
+    def __init__(self, folder: Path, data: dict, stack: contextlib.ExitStack, progress, slice_minutes: float | None):
+        self.folder, self.data, self.stack = folder, data, stack
+        self.progress, self.slice_minutes = progress, slice_minutes
+
+    def begin(self, run: Run) -> None:
+        # The folder is held to these.
+        self.known = {"config": asdict(run.config), "model": run.network.config, "data": self.data}
+        if run.fabric.is_global_zero:
+            with writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+            self.stack.enter_context(locked(self.folder))
+        if before := read_matching_checkpoint(self.folder, self.known):
+            run.network.load_state_dict(before["weights"])
+            run.optimizer.load_state_dict(before["optimizer"])
+            run.state.update(before["state"])
+        self._write_learning_curve(run)  # a kill may have come between the two files
+        self.entered = self.saved = time.monotonic()
+        self.before, self.first = run.state["seconds"], run.number
+        bar = tqdm(initial=run.number, total=run.total, unit="batch", disable=not self.progress)
+        self.bar = self.stack.enter_context(bar)
+
+    def done(self, run: Run) -> float:
+        state, config, number = run.state, run.config, run.number
+        self.bar.update(number + 1 - self.bar.n)
+        state["seconds"] = self.before + longest(run.fabric, time.monotonic() - self.entered)
+        done = number / run.total
+        if config.max_minutes is not None and state["seconds"] > 60 * config.max_minutes * done:
+            done = state["seconds"] / (60 * config.max_minutes)
+            self.bar.total = max(number + 1, round(number / done))  # as many batches as the minutes allow
+        spent = state["seconds"] - self.before
+        if done < 1 and self.slice_minutes is not None and number > self.first and spent > 60 * self.slice_minutes:
+            self.save(run)
+            raise Unfinished(done, state["seconds"])
+        return done
+
+    def after_batch(self, run: Run) -> None:
+        if longest(run.fabric, time.monotonic() - self.saved) > 60 * run.config.checkpoint_minutes:
+            self.save(run)
+
+    def after_epoch(self, run: Run) -> None:
+        self.bar.set_postfix(validation_mase=f"{run.state['learning_curve'][-1]['validation_mase']:.2f} %")
+        self.save(run)
+
+    def save(self, run: Run) -> None:
+        run.check_finite()
+        if run.fabric.is_global_zero:
+            tensors = {"weights": run.network.state_dict(), "optimizer": run.optimizer.state_dict()}
+            state = {**run.state, "loss_sum": float(run.state["loss_sum"])}
+            write_checkpoint(self.folder, {**self.known, "state": state, **tensors})
+            self._write_learning_curve(run)
+        run.fabric.barrier()
+        self.saved = time.monotonic()
+
+    def _write_learning_curve(self, run: Run) -> None:
+        if run.fabric.is_global_zero and run.state["learning_curve"]:
+            write_learning_curve(self.folder / LEARNING_CURVE, run.state["learning_curve"])
+
+
+def read_run(folder, proximal=None) -> tuple[RLN, TrainingConfig, list[dict]]:
+    """Read what a training run left in its folder.
+
+    Args:
+        folder: of the run.
+        proximal: for a network that is not the library's: the function or class that makes it.
+
+    Returns:
+        The model of the best epoch so far, in evaluation mode, the recipe and the learning curve.
+
+    Raises:
+        OSError: if the folder has no readable checkpoint, or none after a whole epoch.
+        ValueError: for a network that is not the library's and not passed.
+    """
+    saved = read_checkpoint(Path(folder))
+    if not saved["state"]["learning_curve"]:
+        raise OSError(f"The run in {folder} has not finished an epoch yet.")
+    model = RLN.from_config(saved["model"], proximal)
+    model.load_state_dict(saved["state"]["best"])
+    return model.eval(), TrainingConfig(**saved["config"]), saved["state"]["learning_curve"]
 
 
 def write_checkpoint(folder: Path, saved: dict) -> None:

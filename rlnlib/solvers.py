@@ -1,4 +1,4 @@
-r"""y_i = y_R + f_i(y_{i-1}): iterations for y = Phi(y) on a batch of cells, and what every solver returns.
+r"""y_i = y_R + f_i(y_{i-1}): iterations for y = Phi(y) on a batch of cells.
 
 Each cell stops by itself, when ``||residual|| <= max(rtol * ||rhs||, atol)``; for y = Phi(y) the residual is
 y - Phi(y), and that of y_R takes the place of the right-hand side.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import itertools
 import sys
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from rlnlib import _checks
+from rlnlib.solution import Statistics
 
 
 def recurrence(proximals, reference: torch.Tensor, history: int = 0) -> Iterator[torch.Tensor]:
@@ -70,58 +70,8 @@ class StoppingRule:
         return torch.maximum(self.rtol * rhs_norm, torch.as_tensor(self.atol / self.unit).to(rhs_norm))
 
 
-@dataclass(frozen=True)
-class Solution:
-    """Fields and statistics of a batch of cells.
-
-    Attributes:
-        strain: Mean over the integration points of each voxel, (B, 6, N1, N2, N3), Mandel, in the unit of the
-            macroscopic strain.
-        stress: The same of the stress, in that unit times the unit of the moduli.
-        effective_stress: Volume mean of the stress, (B, 6).
-        displacement: Its periodic part, of zero mean, at the corner of each voxel that is nearest to the origin,
-            (B, 3, N1, N2, N3), in the unit of the macroscopic strain times that of ``spacing``.
-        converged: (B,) bool.
-        iterations: (B,) int.
-        residuals: ||residual|| / ||rhs|| before each iteration and after the last, (B, I + 1), NaN once a cell has
-            stopped.
-        residual: The same recomputed at the end, (B,).
-        energy_bounds: Of a prediction, a lower and an upper bound of e : C_eff : e for the macroscopic strain e,
-            (B, 2); else None.
-        strain_at_points: Where asked for, at each ``discretizations.KINDS[name].points()``, (B, G, 6, N1, N2, N3).
-        stress_at_points: The same of the stress.
-    """
-
-    strain: torch.Tensor
-    stress: torch.Tensor
-    effective_stress: torch.Tensor
-    displacement: torch.Tensor
-    converged: torch.Tensor
-    iterations: torch.Tensor
-    residuals: torch.Tensor
-    residual: torch.Tensor
-    energy_bounds: torch.Tensor | None = None
-    strain_at_points: torch.Tensor | None = None
-    stress_at_points: torch.Tensor | None = None
-
-    def to(self, dtype: torch.dtype) -> Solution:
-        """The same with its fields and effective stress in another precision."""
-        names = ("strain", "stress", "effective_stress", "displacement", "strain_at_points", "stress_at_points")
-        return replace(self, **{n: getattr(self, n).to(dtype) for n in names if getattr(self, n) is not None})
-
-
 #: Told the number of each iteration, and the largest relative residual of the cells that still iterate.
 Watch = Callable[[int, float], None]
-
-
-@dataclass
-class Statistics:
-    """How an iteration went, by cell: see :class:`Solution`."""
-
-    converged: torch.Tensor
-    iterations: torch.Tensor
-    residuals: torch.Tensor
-    residual: torch.Tensor
 
 
 def norm(field: torch.Tensor) -> torch.Tensor:
@@ -293,7 +243,7 @@ def iterate(
     passes = (proximal for _ in range(stopping.max_iterations))
     if bool(active.any()):
         for y in recurrence(passes, equation.reference):
-            size = norm(equation.residual(y))  # (B,)
+            size = norm(equation.residual(y))  # (B,): eq. 24 is half its square
             iterations += active
             sizes.append(torch.where(active, size, torch.nan))
             if watch:
@@ -316,35 +266,3 @@ def _ratio(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def over_cells(value: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
     """Shape one value for each cell so that it multiplies a field. Shape: (B,), (B, ...) -> (B, 1, ...)."""
     return value.view(-1, *(1,) * (field.ndim - 1))
-
-
-def concatenate(parts: list[Solution]) -> Solution:
-    """Join the solutions of consecutive parts of a batch."""
-    if len(parts) == 1:
-        return parts[0]
-    length = max(part.residuals.shape[1] for part in parts)
-    names = [name for name in Solution.__dataclass_fields__ if getattr(parts[0], name) is not None]
-    fields = {name: [getattr(part, name) for part in parts] for name in names}
-    fields["residuals"] = [
-        torch.nn.functional.pad(r, (0, length - r.shape[1]), value=torch.nan) for r in fields["residuals"]
-    ]
-    return Solution(**{name: torch.cat(values) for name, values in fields.items()})
-
-
-def warn_of_failures(solution: Solution | Statistics, stopping: StoppingRule) -> None:
-    """Warn once, with the cells that did not converge, how far they came and what helps."""
-    failed = torch.nonzero(~solution.converged).flatten().tolist()
-    if failed:
-        shown = ", ".join(
-            f"{cell} (residual {float(solution.residual[cell]):.1e} after {int(solution.iterations[cell])} iterations)"
-            for cell in failed[:5]
-        )
-        warnings.warn(
-            f"{len(failed)} of {len(solution.converged)} cells did not reach rtol={stopping.rtol:g}, "
-            f"atol={stopping.atol:g}: cell {shown}{', ...' if len(failed) > 5 else ''}. Their best iterates are "
-            f"returned. Where all {stopping.max_iterations} iterations were spent, raise max_iterations; else "
-            f"loosen rtol, take dtype='mixed' in place of torch.float32, or, with a solver on the Lippmann-Schwinger "
-            f"equation, choose a stiffer reference.",
-            RuntimeWarning,
-            stacklevel=3,
-        )

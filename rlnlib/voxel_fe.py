@@ -8,7 +8,7 @@ Fourier space. The strain returned is the mean over the voxel; for a trilinear c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from tqdm.auto import tqdm
@@ -16,16 +16,13 @@ from tqdm.auto import tqdm
 from rlnlib import _checks, elasticity, fast, green, lippmann_schwinger, problem, solvers
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.equilibrium import VoxelProblem, voxel_problem
+from rlnlib.loads import split_load, strain_of_mixed_load
+from rlnlib.method import Method
 from rlnlib.problem import CellProblem
-from rlnlib.solvers import Solution, Statistics, StoppingRule
+from rlnlib.solution import Solution, Statistics, concatenate, warn_of_failures
+from rlnlib.units import in_units, in_users_units, refuse_fields_beyond
 
-__all__ = ["Method", "VoxelProblem", "effective_stiffness", "solve_strain"]
-
-#: Largest ratio of moduli for which mixed precision works in float32; at 1e5 its rounding stalls the recurrences.
-_FLOAT32_CONTRAST = 1e3
-
-#: The tolerance that each precision reaches at every usual contrast.
-_RTOL = {"mixed": 1e-8, torch.float64: 1e-8, torch.float32: 1e-5}
+__all__ = ["VoxelProblem", "effective_stiffness", "solve_strain"]
 
 #: Voxels of the cells and loads that :func:`effective_stiffness` gives to one solve.
 _TOGETHER = 2**20
@@ -95,10 +92,14 @@ def solve_strain(
     method = Method.checked(discretization, rtol, atol, max_iterations, dtype, progress, solver, reference)
     method = replace(method, integration_points=_checks.boolean("integration_points", integration_points))
     if macroscopic_stress is not None:
-        mixed = problem.split_load(macroscopic_strain, macroscopic_stress, len(cell))
-        cell = cell.under(_strain_of_mixed_load(cell, method, *mixed))
+        strain = strain_of_mixed_load(
+            *split_load(macroscopic_strain, macroscopic_stress, len(cell)),
+            columns=lambda components: _stiffness_columns(cell, method, components),
+            mean_stress=lambda strain: _solve(cell.under(strain), method).effective_stress,
+        )
+        cell = cell.under(strain)
     solution = _solve(cell, method)
-    solvers.warn_of_failures(solution, method.stopping)
+    warn_of_failures(solution, method.stopping)
     return solution
 
 
@@ -108,12 +109,7 @@ def effective_stiffness(
     """The matrix C_eff of mean stress = C_eff mean strain: the mean stresses of the six unit loads side by side.
 
     Args:
-        stiff: (B, N1, N2, N3), as for :func:`solve_strain`.
-        contrast: As for :func:`solve_strain`.
-        poisson: As for :func:`solve_strain`.
-        phases: As for :func:`solve_strain`.
-        device: As for :func:`solve_strain`.
-        spacing: As for :func:`solve_strain`.
+        stiff, contrast, poisson, phases, device, spacing: As for :func:`solve_strain`.
         **options: ``discretization``, ``rtol``, ``atol``, ``max_iterations``, ``dtype``, ``progress``, ``solver`` and
             ``reference`` of :func:`solve_strain`.
 
@@ -126,51 +122,6 @@ def effective_stiffness(
     _checks.known_options("effective_stiffness", options, Method.checked)
     cell = problem.cell_problem(stiff, contrast, poisson, phases=phases, spacing=spacing, device=device)
     return _stiffness_columns(cell, Method.checked(**options), torch.arange(6))
-
-
-@dataclass(frozen=True)
-class Method:
-    """How to solve a cell problem: the arguments of :func:`solve_strain` of the same names."""
-
-    discretization: str
-    stopping: StoppingRule
-    dtype: torch.dtype | str
-    progress: bool
-    solver: str
-    reference: tuple[float, float] | None
-    integration_points: bool = False
-
-    @classmethod
-    def checked(
-        cls, discretization="bbar", rtol=None, atol=0.0, max_iterations=2000, dtype="mixed", progress=False,
-        solver="conjugate_gradient", reference=None
-    ) -> Method:  # fmt: skip
-        """Raises ValueError for what :func:`solve_strain` refuses."""
-        _checks.floating(dtype, ("mixed", torch.float32, torch.float64))
-        stopping = StoppingRule(_RTOL[dtype] if rtol is None else rtol, atol, max_iterations)
-        _checks.one_of("discretization", discretization, green.DISCRETIZATIONS)
-        _checks.one_of("solver", solver, ("conjugate_gradient", *solvers.ITERATIONS))
-        reference = None if reference is None else problem.as_medium(reference)
-        return cls(discretization, stopping, dtype, progress, solver, reference)
-
-    @property
-    def kept_dtype(self) -> torch.dtype:
-        """Of the fields that are returned."""
-        return torch.float64 if isinstance(self.dtype, str) else self.dtype
-
-    def work_dtype(self, contrast: float) -> torch.dtype:
-        """Of the iteration."""
-        if self.dtype == "mixed" and self.solver == "conjugate_gradient" and contrast <= _FLOAT32_CONTRAST:
-            return torch.float32
-        return self.kept_dtype
-
-    def medium(self, phases, modulus: float) -> tuple[float, float]:
-        """(young, poisson) of the reference medium, for phases with moduli in units of ``modulus``."""
-        if self.reference is not None:
-            return self.reference[0] / modulus, self.reference[1]
-        if self.solver == "conjugate_gradient" and len({nu for _, nu in phases}) == 1:
-            return 1.0, phases[0][1]  # conjugate gradients do not see the modulus
-        return elasticity.midpoint_medium(phases)
 
 
 def _stiffness_columns(cell: CellProblem, method: Method, components: torch.Tensor) -> torch.Tensor:
@@ -186,30 +137,14 @@ def _stiffness_columns(cell: CellProblem, method: Method, components: torch.Tens
         torch.cat(part).view(len(cell), loads, -1) for part in zip(*parts, strict=True)
     )
     worst = Statistics(converged.all(1)[:, 0], iterations.amax(1)[:, 0], torch.empty(0), residual.amax(1)[:, 0])
-    solvers.warn_of_failures(worst, method.stopping)
+    warn_of_failures(worst, method.stopping)
     return stress.mT
-
-
-def _strain_of_mixed_load(cell: CellProblem, method: Method, strain, stress, of_stress) -> torch.Tensor:
-    """The mean strain of a mixed load, by superposition: C_ss e_s = sigma_s - C_sf e_f.
-
-    Shape: strain and stress (B, 6), of_stress (6,) bool -> (B, 6).
-    """
-    unknown = torch.nonzero(of_stress).flatten()
-    if not len(unknown):
-        return strain
-    columns = _stiffness_columns(cell, method, unknown).double().cpu()  # (B, 6, S)
-    if bool((strain != 0).any()):
-        stress = stress - _solve(cell.under(strain), method).effective_stress.double().cpu()
-    found = strain.clone()
-    found[:, unknown] = torch.linalg.solve(columns[:, unknown], stress[:, unknown])
-    return found
 
 
 def _solve(cell: CellProblem, method: Method) -> Solution:
     """Solve chunk by chunk, in units in which moduli, strains and edges are of the order of one."""
-    cell.refuse_fields_beyond(method.kept_dtype)
-    device, (scaled, units) = cell.labels.device, cell.in_units()
+    refuse_fields_beyond(cell, method.kept_dtype)
+    device, (scaled, units) = cell.labels.device, in_units(cell)
     chunk, workers = fast.cores.chunking(math.prod(cell.shape), device)
     # The preconditioner alone needs the operator's inverse, 72 bytes a voxel in float64: once, as the loop takes it.
     work_dtype, medium = method.work_dtype(cell.contrast), method.medium(scaled.phases, units.modulus)
@@ -238,7 +173,7 @@ def _solve(cell: CellProblem, method: Method) -> Solution:
         for part in fast.cores.map_on_cores(solve, range(0, len(cell), chunk), workers):
             parts.append(part)
             bar.update(len(part.converged))
-    return _in_users_units(solvers.concatenate(parts), units)
+    return in_users_units(concatenate(parts), units)
 
 
 def _solve_chunk(cell: CellProblem, operator, stopping, method, watch) -> Solution:
@@ -263,33 +198,3 @@ def _solve_chunk(cell: CellProblem, operator, stopping, method, watch) -> Soluti
     if points:
         points["stress_at_points"] = law(points["strain_at_points"])
     return Solution(strain, stress, stress.mean((2, 3, 4)), u, **vars(statistics), **points)
-
-
-def _in_users_units(solution: Solution, units: problem.Units) -> Solution:
-    """Scale the fields back, in place; no cell with a field that is not finite has converged."""
-
-    def times(field, *factors):
-        for factor in factors:
-            if not isinstance(factor, float) or factor != 1:
-                field.mul_(factor)
-        return field
-
-    if bool((units.strain == 1).all()):
-        by_cell: tuple = ()
-    else:
-        by_cell = (solvers.over_cells(units.strain.to(solution.strain), solution.strain),)
-    points = {}
-    if solution.strain_at_points is not None and solution.stress_at_points is not None:
-        by_point = [factor[:, None] for factor in by_cell]
-        points["strain_at_points"] = times(solution.strain_at_points, *by_point)
-        points["stress_at_points"] = times(solution.stress_at_points, units.modulus, *by_point)
-    effective = times(solution.effective_stress, units.modulus, *(factor.view(-1, 1) for factor in by_cell))
-    return replace(
-        solution,
-        strain=times(solution.strain, *by_cell),
-        stress=times(solution.stress, units.modulus, *by_cell),
-        effective_stress=effective,
-        displacement=times(solution.displacement, units.length, *by_cell),
-        converged=solution.converged & effective.isfinite().all(1),
-        **points,
-    )

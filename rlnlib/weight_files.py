@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -121,7 +122,7 @@ def _read(path) -> tuple[dict, dict]:
     """Read header and tensors of a weight file. Raises OSError."""
     path = _checks.as_path(path)
     if not path.exists():
-        raise FileNotFoundError(f"No weights {path}: check the name, or train them with rlnlib.training.train.")
+        raise FileNotFoundError(f"No weights {path}: check the name, or train them with rlnlib.runs.train.")
     try:
         with safe_open(path, framework="pt") as file:
             header = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
@@ -170,22 +171,24 @@ def pretrained_header(kind: str, contrast: float | None = None, size: int = DEFA
 
 def shipped(size: int = DEFAULT_SIZE) -> list[tuple[str, float]]:
     """List the (kind, contrast) of every model shipped for that size of cells, by contrast and the paper's order."""
-    return [(entry["kind"], entry["contrast"]) for entry in catalogue() if entry["size"] == size]
+    return [(e["kind"], e["contrast"]) for e in catalogue() if e["contrast"] is not None and e["size"] == size]
 
 
 def catalogue() -> list[dict]:
-    """List the shipped networks that hold for one contrast, those for the smallest cells first.
+    """List the shipped networks: those for one contrast, the smallest cells first, then the one for every contrast.
 
     Returns:
-        For each: "kind", "contrast", "size" of the cells, "file" and "sha256".
+        For each: "kind", "contrast" (None for every one), "size" of the cells that it was trained on, "file" and
+        "sha256".
     """
     order = list(KINDS)
 
     def place(entry):  # the paper's kinds in its order, then others by name
         kind = entry["kind"]
-        return entry["size"], entry["contrast"], order.index(kind) if kind in order else len(order), kind
+        contrast = math.inf if entry["contrast"] is None else entry["contrast"]
+        return contrast == math.inf, entry["size"], contrast, order.index(kind) if kind in order else len(order), kind
 
-    return sorted((entry for entry in _manifest().values() if entry["contrast"] is not None), key=place)
+    return sorted(_manifest().values(), key=place)
 
 
 def shipped_name(kind: str, contrast: float, size: int = DEFAULT_SIZE) -> str:
@@ -235,10 +238,11 @@ def _checked(kind: str, contrast: float | None, size: int) -> Path:
     name = kind if kind == "informed" else shipped_name(kind, _checks.positive("contrast", contrast), size)
     entry = manifest.get(name)
     if entry is None:
-        there = "; ".join(f"{e['kind']}, contrast {e['contrast']:g}, size {e['size']}" for e in catalogue())
+        listed = [e for e in catalogue() if e["contrast"] is not None]
+        there = "; ".join(f"{e['kind']}, contrast {e['contrast']:g}, size {e['size']}" for e in listed)
         raise ValueError(
             f"No {kind} is shipped for contrast {contrast!r} and cells of {size}^3. There are: {there or 'none'}. "
-            f"A network of the paper holds for one contrast only: train one with rlnlib.training.train, or predict "
+            f"A network of the paper holds for one contrast only: train one with rlnlib.runs.train, or predict "
             f"with load_pretrained('informed') and rlnlib.predict."
         )
     path = PRETRAINED / entry["file"]

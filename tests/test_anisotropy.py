@@ -7,7 +7,19 @@ from scipy.spatial.transform import Rotation
 from test_voxel_fe import IndependentElements, exact_laminate_strain, laminate
 
 import rlnlib
-from rlnlib import anisotropy, elasticity, equilibrium, fans, green, informed, lippmann_schwinger, problem, solvers
+from rlnlib import (
+    anisotropy,
+    bounds,
+    elasticity,
+    engineering,
+    equilibrium,
+    fans,
+    green,
+    informed,
+    lippmann_schwinger,
+    problem,
+    solvers,
+)
 from rlnlib.discretizations import DISCRETIZATIONS
 
 LOAD = torch.tensor([1.0, -0.5, 0.3, 0.4, -0.2, 0.7], dtype=torch.float64)
@@ -63,7 +75,7 @@ class AnisotropicElements(IndependentElements):
         import skfem
         from skfem.helpers import ddot, div, eye, sym_grad
 
-        basis = elasticity.tensor_from_mandel(torch.eye(6, dtype=torch.float64)).numpy()
+        basis = engineering.tensor_from_mandel(torch.eye(6, dtype=torch.float64)).numpy()
         c = np.einsum("pmn,mij,nkl->ijklp", phases.numpy(), basis, basis)[..., labels[self.voxels], None]
 
         def stress(strain):
@@ -96,8 +108,8 @@ def test_stiffness_and_strain_equal_those_of_an_independent_assembly(name):
     forces = theirs.forces(u[0].numpy())
     assert np.abs(equations.apply(u)[0].numpy() - forces).max() < 1e-12 * np.abs(forces).max()
 
-    expected = torch.from_numpy(theirs.strain(elasticity.tensor_from_mandel(LOAD).numpy()))
-    expected = elasticity.mandel_from_tensor(expected.movedim((0, 1), (-2, -1))).movedim(-1, 0)
+    expected = torch.from_numpy(theirs.strain(engineering.tensor_from_mandel(LOAD).numpy()))
+    expected = engineering.mandel_from_tensor(expected.movedim((0, 1), (-2, -1))).movedim(-1, 0)
     arguments = {"phases": stiffnesses, "macroscopic_strain": LOAD, "rtol": 1e-12}
     assert (rlnlib.solve_strain(labels, discretization=name, **arguments).strain[0] - expected).abs().max() < 1e-9
     for other in set(DISCRETIZATIONS) - {name}:
@@ -127,7 +139,7 @@ def test_a_cell_whose_crystals_are_turned_with_it_has_the_turned_field(name):
     cells, grains = labels_of(4, 3, 4, 5), anisotropy.rotated(COPPER, rotations(4))
     arguments = {"discretization": name, "rtol": 1e-12}
     strain = rlnlib.solve_strain(cells, phases=grains, macroscopic_strain=LOAD, **arguments).strain[0]
-    field, load = elasticity.tensor_from_mandel(strain.movedim(0, -1)), elasticity.tensor_from_mandel(LOAD)
+    field, load = engineering.tensor_from_mandel(strain.movedim(0, -1)), engineering.tensor_from_mandel(LOAD)
     for order, signs in [((1, 2, 0), (1, 1, 1)), ((1, 0, 2), (-1, 1, 1)), ((2, 0, 1), (1, -1, -1))]:
         turn = torch.zeros(3, 3, dtype=torch.float64)
         for new, old in enumerate(order):
@@ -135,10 +147,10 @@ def test_a_cell_whose_crystals_are_turned_with_it_has_the_turned_field(name):
         assert torch.linalg.det(turn) > 0
         mirrored = [axis for axis in range(3) if signs[axis] < 0]
         turned = cells[0].permute(order).flip(mirrored)
-        arguments["macroscopic_strain"] = elasticity.mandel_from_tensor(turn @ load @ turn.T)
+        arguments["macroscopic_strain"] = engineering.mandel_from_tensor(turn @ load @ turn.T)
         got = rlnlib.solve_strain(turned, phases=anisotropy.rotated(grains, turn), **arguments).strain[0]
         expected = turn @ field.permute(*order, 3, 4).flip(mirrored) @ turn.T
-        assert (elasticity.tensor_from_mandel(got.movedim(0, -1)) - expected).abs().max() < 1e-9
+        assert (engineering.tensor_from_mandel(got.movedim(0, -1)) - expected).abs().max() < 1e-9
         unturned = rlnlib.solve_strain(turned, phases=grains, **arguments).strain[0]
         assert (unturned - got).abs().max() > 1e-2  # crystals that stay as they were make another cell
 
@@ -148,11 +160,11 @@ def test_a_polycrystal_lies_between_the_bounds_and_its_stiffness_is_symmetric():
     effective = rlnlib.effective_stiffness(cells, phases=grains, rtol=1e-10)[0]
     fractions = torch.bincount(cells.flatten(), minlength=12).double() / cells.numel()
     assert (effective - effective.T).abs().max() < 1e-8 * effective.max()
-    assert torch.linalg.eigvalsh(elasticity.voigt_bound(grains, fractions) - effective).min() > -1e-8
-    assert torch.linalg.eigvalsh(effective - elasticity.reuss_bound(grains, fractions)).min() > -1e-8
+    assert torch.linalg.eigvalsh(bounds.voigt_bound(grains, fractions) - effective).min() > -1e-8
+    assert torch.linalg.eigvalsh(effective - bounds.reuss_bound(grains, fractions)).min() > -1e-8
     # A cubic crystal has one bulk modulus however it lies, so no grain is in the way of a hydrostatic strain.
     assert abs(float(effective[:3, :3].sum()) / 9 - (168.4 + 2 * 121.4) / 3) < 1e-8
-    assert float(effective[3, 3]) < float(elasticity.voigt_bound(grains, fractions)[3, 3]) - 1
+    assert float(effective[3, 3]) < float(bounds.voigt_bound(grains, fractions)[3, 3]) - 1
 
 
 @pytest.mark.parametrize("name", DISCRETIZATIONS)
@@ -204,7 +216,7 @@ def test_cells_of_a_batch_and_of_a_chunk_are_those_alone():
 
 def test_turning_a_stiffness_turns_its_tensor():
     stiffness, turn = triclinic(1)[0], rotations(1)[0]
-    basis = elasticity.tensor_from_mandel(torch.eye(6, dtype=torch.float64))
+    basis = engineering.tensor_from_mandel(torch.eye(6, dtype=torch.float64))
     tensor = torch.einsum("mn,mij,nkl->ijkl", stiffness, basis, basis)
     expected = torch.einsum("ip,jq,kr,ls,pqrs->ijkl", turn, turn, turn, turn, tensor)
     turned = anisotropy.rotated(stiffness, turn)

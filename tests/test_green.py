@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rlnlib import discretizations, elasticity, fast, green
+from rlnlib import discretizations, elasticity, engineering, fast, green
 from rlnlib.discretizations import DISCRETIZATIONS
 from rlnlib.green import GreenOperator
 
@@ -107,7 +107,7 @@ def test_element_strain_of_an_affine_displacement_is_exact(name):
     gradient = torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     corners = torch.tensor(discretizations.CORNERS, dtype=torch.float64)
     strain = torch.einsum("gnic,ic->gn", discretizations.KINDS[name].element_gradient(), gradient @ corners.T)
-    exact = elasticity.mandel_from_tensor((gradient + gradient.T) / 2)
+    exact = engineering.mandel_from_tensor((gradient + gradient.T) / 2)
     assert (strain - exact).abs().max() < 1e-14
 
 

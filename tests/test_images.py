@@ -462,6 +462,7 @@ SPACED = {
             "PhysicalSizeZUnit": "µm",
         },
     ),
+    "positions.ome.tif": lambda path, image: positioned(path, image, 1.5 * np.arange(8) - 3),
     "phases.dream3d": lambda path, image: dream3d(path, image, (0.5, 0.5, 1.5)),
     "cell.nrrd": lambda path, image: nrrd(path, image, "space directions: (1.5,0,0) (0,0.5,0) (0,0,0.5)"),
     "spacings.nrrd": lambda path, image: nrrd(path, image, "spacings: 1.5 0.5 0.5"),
@@ -487,6 +488,34 @@ SPACED = {
 
 
 OME_EDGES = ("PhysicalSizeX", "PhysicalSizeY", "PhysicalSizeZ")
+
+
+def positioned(path, image, positions, unit="µm"):
+    """An OME-TIFF that says where its planes are, but not how thick they are."""
+    planes = {"PositionZ": list(positions), "PositionZUnit": [unit] * len(positions)}
+    size = dict.fromkeys(OME_EDGES[:2], 0.5)
+    tifffile.imwrite(path, image, metadata={"axes": "ZYX", **size, "Plane": planes})
+
+
+def test_planes_by_their_positions_have_to_be_at_equal_distances(labels, tmp_path):
+    path = tmp_path / "cell.ome.tif"
+    positioned(path, labels, 500 * np.arange(8)[::-1], "nm")  # downwards
+    assert rlnlib.load_cell(path, return_spacing=True)[1] == pytest.approx((0.5, 0.5, 0.5))
+    positioned(path, labels, [3.0] * 8)  # a stage that stood still
+    assert rlnlib.load_cell(path, return_spacing=True)[1] == pytest.approx((0.5, 0.5, 0.5))
+    positioned(path, labels, [0, 1, 2, 3, 4, 5, 6, 9])
+    with pytest.raises(OSError, match=r"1 to 3 apart by their PositionZ"):
+        rlnlib.load_cell(path)
+
+
+@pytest.mark.parametrize("key", ["NDims", "DimSize", "ElementType", "ElementSpacing", "ElementDataFile"])
+def test_a_key_of_a_meta_image_in_other_letters_is_named_not_left_out(key, labels, tmp_path):
+    pytest.importorskip("vtk")
+    path = tmp_path / "cell.mhd"
+    meta_image(path, labels, "ElementSpacing = 1.5 0.5 0.5")
+    path.write_text(path.read_text().replace(key, key.lower()))
+    with pytest.raises(ValueError, match=rf"{key.lower()} in its header, which VTK would leave out: write {key}"):
+        rlnlib.load_cell(path, return_spacing=True)
 
 
 def hdf5(path, image, place, name):

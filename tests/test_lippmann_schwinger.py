@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import rlnlib
-from rlnlib import elasticity, green, lippmann_schwinger, solvers, voxel_fe
+from rlnlib import elasticity, green, lippmann_schwinger, other_physics, solvers, voxel_fe
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.discretizations import DISCRETIZATIONS
 from rlnlib.problem import CellProblem
@@ -71,10 +71,10 @@ EQUATIONS = [*DISCRETIZATIONS, "conduction", "scattering"]
 def make_equation(make, cells):
     """One of the three equations; elasticity by the name of its discretization."""
     if make == "conduction":
-        return lippmann_schwinger.conduction_equation(cells, [1.0, 5.0])
+        return other_physics.conduction_equation(cells, [1.0, 5.0])
     if make == "scattering":
         potential = torch.rand(2, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        return lippmann_schwinger.scattering_equation(potential, wavenumber=2.0, spacing=0.3)
+        return other_physics.scattering_equation(potential, wavenumber=2.0, spacing=0.3)
     return lippmann_schwinger.elastic_equation(cells.long(), phases=PHASES, discretization=make)
 
 
@@ -142,7 +142,7 @@ def test_heat_flows_through_layers_in_series_and_parallel():
     cells = np.zeros((1, 4, 4, 3), dtype=bool)
     cells[:, :1] = True
     for axis, mean, effective in ((0, (1.0, 0, 0), 1 / (0.75 + 0.25 / 9)), (1, (0, 1.0, 0), 0.75 + 9 * 0.25)):
-        equation = lippmann_schwinger.conduction_equation(cells, [1.0, 9.0], mean)
+        equation = other_physics.conduction_equation(cells, [1.0, 9.0], mean)
         y, statistics = solvers.iterate(equation, solvers.moulinec(equation), solvers.StoppingRule(1e-12))
         flux = torch.where(torch.from_numpy(cells)[:, None], 9.0, 1.0) * y
         assert bool(statistics.converged.all())
@@ -157,7 +157,7 @@ def test_a_wave_is_transmitted_by_a_barrier_as_the_exact_solution_says(height):
 
     def error(points):
         h = width / points
-        equation = lippmann_schwinger.scattering_equation(torch.full((1, points), height), k, h)
+        equation = other_physics.scattering_equation(torch.full((1, points), height), k, h)
         y, statistics = solvers.iterate(equation, solvers.anderson(equation, 20), solvers.StoppingRule(1e-11))
         assert bool(statistics.converged.all())
         phase = math.acos(1 - (k * h) ** 2 / 2)
@@ -169,7 +169,7 @@ def test_a_wave_is_transmitted_by_a_barrier_as_the_exact_solution_says(height):
 
 
 def test_the_born_series_of_a_strong_potential_diverges():
-    equation = lippmann_schwinger.scattering_equation(torch.full((1, 100), 30.0), 2.0, 0.01)
+    equation = other_physics.scattering_equation(torch.full((1, 100), 30.0), 2.0, 0.01)
     _, statistics = solvers.iterate(equation, solvers.moulinec(equation), solvers.StoppingRule(1e-8))
     assert not bool(statistics.converged.any()) and statistics.residuals[0, -1] > 1e5
 
@@ -193,17 +193,17 @@ def test_an_equation_with_another_b_does_not_remember_the_first(random_cells):
     ("call", "sentence"),
     [
         (lambda: lippmann_schwinger.elastic_equation(np.zeros((1, 3, 3, 3), bool), 5.0, reference=(1,)), "reference"),
-        (lambda: lippmann_schwinger.conduction_equation(np.zeros((1, 3, 3, 3), bool), [1.0, -1.0]), "conductivity"),
-        (lambda: lippmann_schwinger.conduction_equation(np.full((1, 3, 3, 3), 2), [1.0, 2.0]), "labels"),
-        (lambda: lippmann_schwinger.conduction_equation(np.zeros((1, 3, 3, 3), bool), [1, 2], (1, 0)), "three"),
-        (lambda: lippmann_schwinger.conduction_equation(np.zeros((1, 3, 3, 3), bool), [1, 1e308]), "conductivity"),
-        (lambda: lippmann_schwinger.conduction_equation(np.zeros((1, 3, 3, 3), bool), [5e-324, 1]), "conductivity"),
-        (lambda: lippmann_schwinger.conduction_equation(np.zeros((1, 3, 3, 3), bool), 2), "conductivities"),
-        (lambda: lippmann_schwinger.scattering_equation(torch.zeros(4), 1.0, 0.1), "shape"),
-        (lambda: lippmann_schwinger.scattering_equation(torch.zeros(1, 4), 1e-320, 0.1), "wavenumber"),
+        (lambda: other_physics.conduction_equation(np.zeros((1, 3, 3, 3), bool), [1.0, -1.0]), "conductivity"),
+        (lambda: other_physics.conduction_equation(np.full((1, 3, 3, 3), 2), [1.0, 2.0]), "labels"),
+        (lambda: other_physics.conduction_equation(np.zeros((1, 3, 3, 3), bool), [1, 2], (1, 0)), "three"),
+        (lambda: other_physics.conduction_equation(np.zeros((1, 3, 3, 3), bool), [1, 1e308]), "conductivity"),
+        (lambda: other_physics.conduction_equation(np.zeros((1, 3, 3, 3), bool), [5e-324, 1]), "conductivity"),
+        (lambda: other_physics.conduction_equation(np.zeros((1, 3, 3, 3), bool), 2), "conductivities"),
+        (lambda: other_physics.scattering_equation(torch.zeros(4), 1.0, 0.1), "shape"),
+        (lambda: other_physics.scattering_equation(torch.zeros(1, 4), 1e-320, 0.1), "wavenumber"),
         (lambda: green.GreenOperator((3, 3, 3), young=1e-320), "young"),
-        (lambda: lippmann_schwinger.scattering_equation(torch.zeros(1, 4), 3.0, 1.0), "Refine"),
-        (lambda: lippmann_schwinger.scattering_equation(torch.full((1, 4), math.nan), 3.0, 0.1), "finite"),
+        (lambda: other_physics.scattering_equation(torch.zeros(1, 4), 3.0, 1.0), "Refine"),
+        (lambda: other_physics.scattering_equation(torch.full((1, 4), math.nan), 3.0, 0.1), "finite"),
     ],
 )
 def test_bad_input_is_refused_with_a_sentence(call, sentence):
@@ -213,10 +213,10 @@ def test_bad_input_is_refused_with_a_sentence(call, sentence):
 
 def test_a_potential_may_be_a_flipped_view_and_a_wave_may_be_long():
     potential = np.linspace(0, 1, 7)[None]
-    flipped = lippmann_schwinger.scattering_equation(potential[:, ::-1], 1.0, 0.1)
-    copied = lippmann_schwinger.scattering_equation(potential[:, ::-1].copy(), 1.0, 0.1)
+    flipped = other_physics.scattering_equation(potential[:, ::-1], 1.0, 0.1)
+    copied = other_physics.scattering_equation(potential[:, ::-1].copy(), 1.0, 0.1)
     assert torch.equal(flipped.phi(flipped.reference), copied.phi(copied.reference))
-    long = lippmann_schwinger.scattering_equation(potential, 1e-30, 0.1)
+    long = other_physics.scattering_equation(potential, 1e-30, 0.1)
     assert bool(long.phi(long.reference).isfinite().all())
 
 

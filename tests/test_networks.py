@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rlnlib import networks, rln
+from rlnlib import networks, proximals, rln
 from rlnlib.rln import RLN
 
 
@@ -21,7 +21,7 @@ def seeded():
 def test_parameter_counts_are_those_of_the_released_and_of_the_stated_network():
     assert count(networks.VNet()) == 132_801
     assert count(networks.VNet(blocks=3)) == 160_513
-    assert count(networks.make_proximal("vnet-160k", 6)) == 160_513
+    assert count(proximals.make_proximal("vnet-160k", 6)) == 160_513
     assert count(networks.PeriodicVNet()) == 132_801
     counts = {kind: count(RLN(**options)) for kind, options in rln.KINDS.items()}
     assert counts == {"fln": 132_801, "rln-t": 132_801, "rln": 5 * 132_801}
@@ -30,7 +30,7 @@ def test_parameter_counts_are_those_of_the_released_and_of_the_stated_network():
 @pytest.mark.parametrize("size", [6, 7, 8])
 def test_output_has_the_size_of_the_input(size):
     for name in networks.PROXIMALS:
-        network = networks.make_proximal(name, 6)
+        network = proximals.make_proximal(name, 6)
         assert network(field(2, 6, size, size, size)).shape == (2, 1, size, size, size)
 
 
@@ -76,7 +76,7 @@ def test_the_periodic_vnet_sees_as_far_around_an_odd_axis_as_its_half_resolution
 @pytest.mark.parametrize("name", networks.PROXIMALS)
 def test_mirrors_and_transverse_exchange_are_no_symmetry_of_untrained_weights(name):
     """What holds exactly is stated; what does not must not be claimed by accident. Cells of a batch never mix."""
-    network, x = networks.make_proximal(name, 6), field(2, 6, 8, 8, 8)
+    network, x = proximals.make_proximal(name, 6), field(2, 6, 8, 8, 8)
     out = network(x)
     for moved in (lambda f: f.flip(2), lambda f: f.flip(4), lambda f: f.transpose(3, 4)):
         assert (network(moved(x)) - moved(out)).abs().max() / out.std() > 1e-2
@@ -113,12 +113,20 @@ def test_the_number_of_outputs_is_free():
         ("no_such_module:f", "cannot be imported"),
         (":f", "cannot be imported"),
         ("math:sqrt", "must make a torch.nn.Module"),
+        (len, "proximal must make a torch.nn.Module from .* input channels; builtins:len.6. raised TypeError"),
+        (torch.nn.Linear, "proximal must make .* raised TypeError.*out_features"),
         (0, "must be a name, or a function"),
     ],
 )
 def test_what_is_no_network_is_refused(proximal, words):
     with pytest.raises(ValueError, match=words):
-        networks.make_proximal(proximal, 6)
+        proximals.make_proximal(proximal, 6)
+
+
+def test_the_error_of_a_function_that_makes_no_network_is_kept_as_the_cause():
+    with pytest.raises(ValueError, match="proximal") as caught:
+        proximals.make_proximal(len, 6)
+    assert isinstance(caught.value.__cause__, TypeError)
 
 
 def of_my_own(channels):
@@ -127,7 +135,7 @@ def of_my_own(channels):
 
 def test_a_network_is_found_again_by_the_name_that_is_stored_for_it():
     for name, made_by in networks.PROXIMALS.items():
-        assert networks.full_name(name) == networks.full_name(made_by) == name
-    name = networks.full_name(networks.PeriodicConv3d)
-    assert name == "rlnlib.networks:PeriodicConv3d" and networks.find_proximal(name) is networks.PeriodicConv3d
-    assert networks.full_name(of_my_own) == f"{__name__}:of_my_own"
+        assert proximals.full_name(name) == proximals.full_name(made_by) == name
+    name = proximals.full_name(networks.PeriodicConv3d)
+    assert name == "rlnlib.networks:PeriodicConv3d" and proximals.find_proximal(name) is networks.PeriodicConv3d
+    assert proximals.full_name(of_my_own) == f"{__name__}:of_my_own"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import rlnlib
-from rlnlib import elasticity, green, solvers, voxel_fe
+from rlnlib import elasticity, engineering, green, solvers, voxel_fe
 from rlnlib.discretizations import DISCRETIZATIONS
 from rlnlib.problem import CellProblem
 
@@ -35,10 +35,10 @@ def rank_one_strain(labels, normal, phases, load):
     stiffness = [elasticity.isotropic_stiffness(*phase) for phase in phases]
 
     def jump(a):
-        return elasticity.mandel_from_tensor((torch.outer(a, n) + torch.outer(n, a)) / 2)
+        return engineering.mandel_from_tensor((torch.outer(a, n) + torch.outer(n, a)) / 2)
 
     def traction(matrix, strain):
-        return elasticity.tensor_from_mandel(matrix @ strain) @ n
+        return engineering.tensor_from_mandel(matrix @ strain) @ n
 
     unit = torch.eye(3, dtype=torch.float64)
     acoustic = torch.stack([torch.stack([traction(c, jump(a)) for a in unit], 1) for c in stiffness])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import rlnlib
-from rlnlib import discretizations, elasticity, problem, solvers
+from rlnlib import discretizations, engineering, problem, solvers
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.discretizations import DISCRETIZATIONS
 from rlnlib.green import GreenOperator
@@ -140,7 +140,7 @@ def test_free_sides_leave_only_the_prescribed_stress():
     driven = rlnlib.solve_strain(cell, 10.0, macroscopic_strain=[1.0] + [NAN] * 5, macroscopic_stress=[NAN] + [0.0] * 5)
     assert (driven.strain.mean((2, 3, 4))[:, 0] - 1).abs().max() < 1e-12
     assert driven.effective_stress[:, 1:].abs().max() < 1e-6 < 0.1 < driven.effective_stress[:, 0].min()
-    constants = elasticity.engineering_constants(stiffness)
+    constants = engineering.engineering_constants(stiffness)
     assert (driven.effective_stress[:, 0] - constants["E1"]).abs().max() < 1e-6
     assert (driven.strain.mean((2, 3, 4))[:, 1] + constants["nu12"]).abs().max() < 1e-6
 

@@ -130,7 +130,7 @@ def test_two_processes_make_the_steps_of_one_with_twice_the_batch(loss, tmp_path
     script = tmp_path / "run.py"
     script.write_text(
         "import sys, torch, rlnlib\n"
-        "from rlnlib import training\n"
+        "from rlnlib import runs, training\n"
         "torch.set_num_threads(1)\n"
         "cells = rlnlib.generate_cells(24, size=6, grain_size=(1, 3))\n"
         "strain = rlnlib.solve_strain(cells, 10.0, rtol=1e-4).strain[:, 0].float()\n"
@@ -140,7 +140,7 @@ def test_two_processes_make_the_steps_of_one_with_twice_the_batch(loss, tmp_path
         "    epochs=2, batch_size=int(sys.argv[2]), augment=True, loss=sys.argv[3], learning_rate=1e-4\n"
         ")\n"
         "sets = (cells[:16], strain[:16]), (cells[16:], strain[16:])\n"
-        "training.train(rlnlib.RLN(passes=2), *sets, config, sys.argv[1], device='cpu')\n"
+        "runs.train(rlnlib.RLN(passes=2), *sets, config, sys.argv[1], device='cpu')\n"
     )
 
     def losses(name, batch, *launcher):

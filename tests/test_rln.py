@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import rlnlib
-from rlnlib import elasticity, green, rln, solvers, training
+from rlnlib import elasticity, green, inference, rln, runs, solvers, training
 from rlnlib.rln import KINDS, RLN
 
 
@@ -116,7 +116,7 @@ def test_predict_strain_takes_cells_of_any_kind_and_leaves_the_model_alone(rando
 def test_predictions_without_a_batch_size_are_those_of_the_whole_batch(random_cells, monkeypatch):
     """Cells in small batches, a thread each; but a network that couples its batch gets 16 cells, as in training."""
     cells = random_cells(5, 7, 7, 7)
-    monkeypatch.setitem(rln._BATCH_VOXELS, "cpu", 2 * 7**3)
+    monkeypatch.setitem(inference.BATCH_VOXELS, "cpu", 2 * 7**3)
     model, coupled = RLN(passes=2), RLN(passes=2, batch_mean=True)
     for network in (model, coupled):
         assert torch.allclose(
@@ -124,6 +124,13 @@ def test_predictions_without_a_batch_size_are_those_of_the_whole_batch(random_ce
         )
     apart = rlnlib.predict_strain(coupled, cells, batch_size=2)
     assert (apart - rlnlib.predict_strain(coupled, cells)).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("proximal", [lambda inputs: nn.Identity(), lambda inputs: nn.Conv3d(inputs, 1, 3)])
+def test_a_network_that_gives_another_shape_is_refused_by_name(proximal, random_cells):
+    own = RLN(passes=1, proximal=proximal)
+    with pytest.raises(ValueError, match=r"proximal .*\(1, 6, 6, 6, 6\) to \(1, 1, 6, 6, 6\)"):
+        own(rln.phase_indicators(random_cells(1, 6, 6, 6)))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +183,7 @@ def test_a_standard_type_of_float64_does_not_reach_the_networks(random_cells, tm
         assert {p.dtype for p in informed.parameters()} == {torch.float32}
         assert bool(rlnlib.predict(informed, cells[:1], contrast=10).strain.isfinite().all())
         config = training.TrainingConfig(epochs=1, batch_size=2, loss="mae", pass_weights=(1.0,), augment=True)
-        training.train(network, (cells, fields), (cells, fields), config, tmp_path, device="cpu")
+        runs.train(network, (cells, fields), (cells, fields), config, tmp_path, device="cpu")
     finally:
         torch.set_default_dtype(torch.float32)
 

@@ -130,7 +130,19 @@ def test_line_search_and_barzilai_borwein_need_fewer_iterations_in_this_order(ra
     assert counts == sorted(counts, reverse=True) and counts[0] > 5 * counts[-1]
 
 
-def test_histories_start_at_one_and_end_with_nan_after_a_cell_has_stopped(random_cells):
+def test_a_solution_shows_itself_in_one_line_without_its_fields(random_cells):
+    cells = torch.cat([random_cells(1, 4, 5, 6, fraction=f) for f in (0.05, 0.5)])
+    solution = rlnlib.solve_strain(cells, 5.0, rtol=1e-6)
+    low, high = sorted(solution.iterations.tolist())
+    start = f"Solution(2 cells of 4 x 5 x 6 voxels, 2 converged, iterations {low} to {high}, residual at most "
+    assert low < high and repr(solution).startswith(start)
+    assert repr(solution) == f"{start}{float(solution.residual.max()):.1e})"
+    with pytest.warns(RuntimeWarning, match="did not reach"):
+        cut = rlnlib.solve_strain(cells[:1], 5.0, max_iterations=1)
+    assert repr(cut).startswith("Solution(1 cell of 4 x 5 x 6 voxels, 0 converged, iterations 1, ")
+
+
+def test_residuals_start_at_one_and_end_with_nan_after_a_cell_has_stopped(random_cells):
     cells = torch.cat([random_cells(1, 4, 4, 4, fraction=f) for f in (0.03, 0.5)])
     solution = rlnlib.solve_strain(cells, 5.0, solver="fixed_point", rtol=1e-6)
     for row, count in zip(solution.residuals, solution.iterations.tolist(), strict=True):

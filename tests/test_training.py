@@ -14,7 +14,8 @@ import rlnlib
 from rlnlib import _files, dataset, networks, runs, symmetry, training
 from rlnlib.metrics import mase
 from rlnlib.rln import KINDS, RLN
-from rlnlib.training import TrainingConfig, train
+from rlnlib.runs import train
+from rlnlib.training import TrainingConfig
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,38 @@ def test_the_loss_falls_and_the_best_epoch_is_kept(kind, loss, sets, tmp_path):
     assert error == pytest.approx(min(row["validation_mase"] for row in curve), rel=1e-4)
     for stored, row in zip(runs.read_learning_curve(tmp_path), curve, strict=True):
         assert stored == pytest.approx(row)
+
+
+def test_the_loop_without_a_folder_ends_as_the_one_with_it(sets, tmp_path):
+    bare, kept = model(), model()
+    curve, known = training.train(bare, *sets, CONFIG, device="cpu"), train(kept, *sets, CONFIG, tmp_path, device="cpu")
+    assert [{**row, "seconds": 0} for row in curve] == [{**row, "seconds": 0} for row in known]
+    assert all(torch.equal(a, b) for a, b in zip(bare.parameters(), kept.parameters(), strict=True))
+
+
+def test_a_keeper_is_told_of_every_batch_and_epoch_and_may_end_the_run(sets):
+    class Counter(training.Keeper):
+        told = ()
+
+        def done(self, run):
+            return super().done(run) if run.state["epoch"] < 2 else 1.0
+
+        def after_batch(self, run):
+            self.told += ("batch",)
+
+        def after_epoch(self, run):
+            self.told += ("epoch",)
+
+    counter = Counter()
+    assert len(training.train(model(), *sets, CONFIG, counter, device="cpu")) == 2
+    assert counter.told == ("batch", "batch", "batch", "epoch") * 2 + ("epoch",)
+
+
+def test_what_the_loop_without_a_folder_cannot_do_is_refused_with_who_can(sets, tmp_path):
+    with pytest.raises(ValueError, match=r"max_minutes needs a clock: call rlnlib\.runs\.train"):
+        training.train(model(), *sets, dataclasses.replace(CONFIG, max_minutes=1), device="cpu")
+    with pytest.raises(ValueError, match=r"keeper must be .* rlnlib\.runs\.train takes a folder"):
+        training.train(model(), *sets, CONFIG, tmp_path, device="cpu")
 
 
 def test_learning_rate_falls_along_a_cosine(sets, tmp_path):
@@ -149,11 +182,11 @@ def test_a_checkpoint_of_which_a_bit_has_flipped_is_neither_read_nor_resumed(set
     for place in range(7, len(content), len(content) // 60):
         checkpoint.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
         with pytest.raises(OSError, match="damaged"):
-            training.read_run(tmp_path)
+            runs.read_run(tmp_path)
     with pytest.raises(OSError, match="damaged"):
         train(model(), *sets, dataclasses.replace(CONFIG, epochs=1), tmp_path, device="cpu")
     checkpoint.write_bytes(content)
-    assert len(training.read_run(tmp_path)[2]) == 1
+    assert len(runs.read_run(tmp_path)[2]) == 1
 
 
 @pytest.mark.parametrize(
@@ -162,7 +195,7 @@ def test_a_checkpoint_of_which_a_bit_has_flipped_is_neither_read_nor_resumed(set
 def test_a_checkpoint_without_its_parts_is_refused_in_words(saved, tmp_path):
     runs.write_checkpoint(tmp_path, saved)
     with pytest.raises(OSError, match="does not hold what a checkpoint"):
-        training.read_run(tmp_path)
+        runs.read_run(tmp_path)
 
 
 def test_numbers_of_numpy_in_a_recipe_or_a_network_are_stored_as_pythons_own(sets, tmp_path):
@@ -249,10 +282,10 @@ def test_an_own_network_is_trained_cut_resumed_read_saved_loaded_and_scored(sets
             cuts += 1
     assert cuts > 0 and [{**r, "seconds": 0} for r in curve] == [{**r, "seconds": 0} for r in calm]
     with pytest.raises(ValueError, match="pass the function or class that makes it"):
-        training.read_run(tmp_path / "cut")
+        runs.read_run(tmp_path / "cut")
     with pytest.raises(ValueError, match=r"not .*other_network"):
-        training.read_run(tmp_path / "cut", other_network)
-    read, _, _ = training.read_run(tmp_path / "cut", OwnNetwork)
+        runs.read_run(tmp_path / "cut", other_network)
+    read, _, _ = runs.read_run(tmp_path / "cut", OwnNetwork)
     path = tmp_path / "own.safetensors"
     rlnlib.weight_files.save_weights(path, read)
     with pytest.raises(ValueError, match="the word of a file alone"):

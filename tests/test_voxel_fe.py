@@ -6,7 +6,7 @@ import torch
 from scipy import sparse
 
 import rlnlib
-from rlnlib import discretizations, elasticity, green, solvers, voxel_fe
+from rlnlib import bounds, discretizations, elasticity, engineering, green, solvers, voxel_fe
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.discretizations import DISCRETIZATIONS
 from rlnlib.fast import cores
@@ -140,11 +140,11 @@ def test_effective_stiffness_is_symmetric_and_within_the_bounds(name, fraction, 
     fractions = [1 - stiff, stiff]
     effective = rlnlib.effective_stiffness(fine, 20.0, discretization=name, rtol=1e-10)[0]
     assert (effective - effective.T).abs().max() < 1e-8 * effective.max()
-    assert torch.linalg.eigvalsh(elasticity.voigt_bound(stiffnesses, fractions) - effective).min() > 0
-    assert torch.linalg.eigvalsh(effective - elasticity.reuss_bound(stiffnesses, fractions)).min() > 0
+    assert torch.linalg.eigvalsh(bounds.voigt_bound(stiffnesses, fractions) - effective).min() > 0
+    assert torch.linalg.eigvalsh(effective - bounds.reuss_bound(stiffnesses, fractions)).min() > 0
 
     def within(stiffness):
-        lower, upper = map(orientation_mean, elasticity.hashin_shtrikman_bounds(phases, fractions))
+        lower, upper = map(orientation_mean, bounds.hashin_shtrikman_bounds(phases, fractions))
         return all(a < m < b for a, m, b in zip(lower, orientation_mean(stiffness), upper, strict=True))
 
     assert within(effective)
@@ -186,7 +186,7 @@ def test_solutions_have_the_48_symmetries_of_the_cube(name, solver, random_cells
     contrast = 30.0 if solver == "conjugate_gradient" else 3.0
     arguments = {"discretization": name, "solver": solver, **TIGHT}
     strain = rlnlib.solve_strain(cells, contrast, macroscopic_strain=load, **arguments).strain[0]
-    field = elasticity.tensor_from_mandel(strain.movedim(0, -1))
+    field = engineering.tensor_from_mandel(strain.movedim(0, -1))
     turned_cells, turned_loads, expected = [], [], []
     for order in itertools.permutations(range(3)):
         for signs in itertools.product((1, -1), repeat=3):
@@ -195,13 +195,13 @@ def test_solutions_have_the_48_symmetries_of_the_cube(name, solver, random_cells
                 turn[new, old] = signs[new]
             mirrored = [axis for axis in range(3) if signs[axis] < 0]
             turned_cells.append(cells.permute(order).flip(mirrored))
-            tensor = turn @ elasticity.tensor_from_mandel(load) @ turn.T
-            turned_loads.append(elasticity.mandel_from_tensor(tensor))
+            tensor = turn @ engineering.tensor_from_mandel(load) @ turn.T
+            turned_loads.append(engineering.mandel_from_tensor(tensor))
             expected.append(turn @ field.permute(*order, 3, 4).flip(mirrored) @ turn.T)
     solution = rlnlib.solve_strain(
         torch.stack(turned_cells), contrast, macroscopic_strain=torch.stack(turned_loads), **arguments
     )
-    got = elasticity.tensor_from_mandel(solution.strain.movedim(1, -1))
+    got = engineering.tensor_from_mandel(solution.strain.movedim(1, -1))
     assert (got - torch.stack(expected)).abs().max() < 1e-9
     assert (got - field).abs().amax((1, 2, 3, 4, 5)).gt(0.1).sum() == 47  # all but the identity turn the field
 
@@ -346,8 +346,8 @@ def test_stiffness_and_strain_equal_those_of_an_independent_assembly(name):
     assert np.abs(problem.apply(u)[0].numpy() - forces).max() < 1e-10 * np.abs(forces).max()
 
     load = torch.tensor([1.0, -0.5, 0.3, 0.4, -0.2, 0.7], dtype=torch.float64)
-    expected = torch.from_numpy(theirs.strain(elasticity.tensor_from_mandel(load).numpy()))
-    expected = elasticity.mandel_from_tensor(expected.movedim((0, 1), (-2, -1))).movedim(-1, 0)
+    expected = torch.from_numpy(theirs.strain(engineering.tensor_from_mandel(load).numpy()))
+    expected = engineering.mandel_from_tensor(expected.movedim((0, 1), (-2, -1))).movedim(-1, 0)
     arguments = {"phases": phases, "macroscopic_strain": load, "rtol": 1e-12}
     ours = rlnlib.solve_strain(labels, discretization=name, **arguments).strain[0]
     assert (ours - expected).abs().max() < 1e-8
@@ -366,8 +366,8 @@ def test_strain_at_the_integration_points_is_that_of_an_independent_assembly():
     within = np.array(theirs.full.global_coordinates()) - np.array(theirs.voxels)[..., None]  # (3, elements, points)
     assert np.ptp(within, axis=1).max() < 1e-9  # alike in all voxels
     for place, point in enumerate(within[:, 0].T):
-        expected = torch.from_numpy(theirs.strain(elasticity.tensor_from_mandel(load).numpy(), place))
-        expected = elasticity.mandel_from_tensor(expected.movedim((0, 1), (-2, -1))).movedim(-1, 0)
+        expected = torch.from_numpy(theirs.strain(engineering.tensor_from_mandel(load).numpy(), place))
+        expected = engineering.mandel_from_tensor(expected.movedim((0, 1), (-2, -1))).movedim(-1, 0)
         distances = (points - torch.from_numpy(point)).norm(dim=1)
         assert distances.min() < 1e-9
         assert (ours[distances.argmin()] - expected).abs().max() < 1e-8
@@ -414,7 +414,7 @@ def test_hex8_strain_equals_that_of_an_independent_solver(random_cells):
     for field, modulus in ((lam_field, lam), (mu_field, mu)):
         field.p[...] = modulus * np.where(cells[0], 20.0, 1.0)
         engine.communicate_ghosts(field)
-    strain = elasticity.tensor_from_mandel(torch.tensor(load, dtype=torch.float64)).flatten().tolist()
+    strain = engineering.tensor_from_mandel(torch.tensor(load, dtype=torch.float64)).flatten().tolist()
     operator.apply_macro_rhs(lam_field._cpp, mu_field._cpp, strain, force._cpp)
     force.p[...] *= -1
     u.p[...] = 0

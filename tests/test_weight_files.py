@@ -152,6 +152,9 @@ def test_every_shipped_model_loads_and_predicts(random_cells):
     assert weight_files.shipped()
     for entry in weight_files.catalogue():
         kind, contrast, size = entry["kind"], entry["contrast"], entry["size"]
+        if contrast is None:
+            assert kind == "informed" and isinstance(rlnlib.load_pretrained(kind), rlnlib.InformedRLN)
+            continue
         cells = rlnlib.generate_cells(6, size=size, seed=77)
         model = rlnlib.load_pretrained(kind, contrast, size)
         header = weight_files.pretrained_header(kind, contrast, size)
@@ -171,6 +174,14 @@ def test_records_are_those_of_the_shipped_weights(script, count):
     hashes = {name: digest for row in record["rows"] for name, digest in row["weights"].items()}
     assert len(hashes) == count
     assert hashes == {name: manifest[name]["sha256"] for name in hashes}
+
+
+def test_the_catalogue_names_every_shipped_file_the_one_for_every_contrast_last():
+    entries = weight_files.catalogue()
+    files = {path.name for path in weight_files.PRETRAINED.glob("*.safetensors")}
+    assert {entry["file"] for entry in entries} == files
+    assert [entry["kind"] for entry in entries if entry["contrast"] is None] == [entries[-1]["kind"]] == ["informed"]
+    assert "informed" not in dict(weight_files.shipped())
 
 
 def test_a_shipped_file_that_was_changed_is_refused(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ assert "site" in rlnlib.__file__, rlnlib.__file__
 cells = rlnlib.generate_cells(1, size=10)
 for entry in weight_files.catalogue():
     model = rlnlib.load_pretrained(entry["kind"], entry["contrast"], entry["size"])
-    assert rlnlib.predict_strain(model, cells).shape == (1, 10, 10, 10)
+    assert entry["kind"] == "informed" or rlnlib.predict_strain(model, cells).shape == (1, 10, 10, 10)
 informed = rlnlib.load_pretrained("informed")
 assert rlnlib.predict(informed, cells, contrast=25).strain.shape == (1, 6, 10, 10, 10)
 assert len(dataset.StrainDataset(resource("sample_16.h5"))) == 40

@@ -60,7 +60,7 @@ def model_cards(_=None) -> str:
 
     Raises OSError for a file that does not match its hash.
     """
-    entries = weight_files.catalogue()
+    entries = [entry for entry in weight_files.catalogue() if entry["contrast"] is not None]
     cards = [(e, weight_files.pretrained_header(e["kind"], e["contrast"], e["size"])) for e in entries]
     text = "\n## All of them\n\n| network | contrast | cells | weights | test error (MASE) | test cells |\n"
     text += "|---|---|---|---|---|---|\n"

@@ -138,10 +138,28 @@ def _ome_spacing(description: str | None, planes: str) -> dict[str, float]:
     pixels = next((element.attrib for element in root.iter() if element.tag.endswith("Pixels")), {})
     sizes = {"X": "PhysicalSizeX", "Y": "PhysicalSizeY", planes: "PhysicalSizeZ"}
     sizes = {axis: name for axis, name in sizes.items() if name in pixels}
+    if planes not in sizes and (distance := _between_planes(root)):
+        pixels, sizes[planes] = {**pixels, **distance}, "PhysicalSizeZ"
     units = {name: pixels.get(f"{name}Unit", "um") for name in sizes.values()}
     if len(set(units.values())) > 1 and (odd := [unit for unit in units.values() if unit not in _MICROMETRES]):
         raise ValueError(f"the edges of its voxels are in different units, among them {odd[0]!r}")
     return {axis: float(pixels[name]) * _MICROMETRES.get(units[name], 1.0) for axis, name in sizes.items()}
+
+
+def _between_planes(root: xml.etree.ElementTree.Element) -> dict[str, str]:
+    """The distance of planes by their positions, as OME's attributes would say it; nothing where these say none."""
+    planes = [element.attrib for element in root.iter() if element.tag.endswith("Plane")]
+    positions = {int(plane["TheZ"]): float(plane["PositionZ"]) for plane in planes if "PositionZ" in plane}
+    steps = np.diff([positions[z] for z in sorted(positions)]) / np.diff(sorted(positions))
+    if not steps.any():  # one plane, or a stage that stood still
+        return {}
+    if np.abs(steps - steps.mean()).max() > 0.1 * abs(steps.mean()):  # less is how a stage moves
+        raise ValueError(
+            f"its planes are {min(abs(steps)):g} to {max(abs(steps)):g} apart by their PositionZ: resample it to "
+            f"equal distances"
+        )
+    unit = next(plane.get("PositionZUnit", "reference frame") for plane in planes if "PositionZ" in plane)
+    return {"PhysicalSizeZ": str(abs(steps.mean())), "PhysicalSizeZUnit": "um" if unit == "reference frame" else unit}
 
 
 def _decoded_by_pillow(path: Path, series) -> np.ndarray:

@@ -20,6 +20,12 @@ _PACKED = 8 * 1032
 #: Bytes of a number in MetaImage.
 _SIZES = {b"MET_CHAR": 1, b"MET_UCHAR": 1, b"MET_SHORT": 2, b"MET_USHORT": 2, b"MET_INT": 4, b"MET_UINT": 4}
 _SIZES.update({b"MET_FLOAT": 4, b"MET_DOUBLE": 8})
+#: What VTK reads of a MetaImage's header, if it is written just so.
+_KEYS = (
+    *(b"NDims", b"DimSize", b"HeaderSize", b"TransformMatrix", b"BinaryData", b"BinaryDataByteOrderMSB"),
+    *(b"CompressedData", b"CompressedDataSize", b"ElementType", b"ElementSpacing", b"ElementSize"),
+    *(b"ElementByteOrderMSB", b"ElementNumberOfChannels", b"ElementDataFile"),
+)
 _NUMBER = rb"[-+]?\d+"
 
 
@@ -56,12 +62,21 @@ def read_vtk(path: Path, options: Options) -> Image:
 def read_meta_image(path: Path, options: Options) -> Image:
     """Shape: -> (x, y, z) of the file; MetaImage keeps x fastest."""
     with open(path, "rb") as file:
-        header = file.read(2**16).partition(b"ElementDataFile")
-    found = dict(re.findall(rb"^[ \t]*(\w+)[ \t]*=[ \t]*(.*?)[ \t\r]*$", header[0], re.MULTILINE))
+        head = file.read(2**16)
+    last = re.search(rb"^[ \t]*ElementDataFile\b.*$", head, re.MULTILINE | re.IGNORECASE)  # data may follow
+    header = head[: last.end()] if last else head
+    found: dict[bytes, bytes] = dict(re.findall(rb"^[ \t]*(\w+)[ \t]*=[ \t]*(.*?)[ \t\r]*$", header, re.MULTILINE))
+    known = {key.lower(): key for key in _KEYS}
+    for key in found:
+        right = known.get(key.lower(), key)
+        if right != key:
+            raise ValueError(
+                f"{path} has {key.decode()} in its header, which VTK would leave out: write {right.decode()}."
+            )
     counts = [int(number) for number in found.get(b"DimSize", b"").split()]
-    if not header[1] or len(counts) not in (2, 3) or min(counts) < 1:
+    if b"ElementDataFile" not in found or len(counts) not in (2, 3) or min(counts) < 1:
         raise OSError(f"{path} is no MetaImage of two or three axes: its header must have DimSize and ElementDataFile.")
-    data_file = header[2].lstrip(b" \t=").partition(b"\n")[0].strip().decode("utf-8", "replace")
+    data_file = found[b"ElementDataFile"].decode("utf-8", "replace")
     if data_file.split()[:1] == ["LIST"] or "%" in data_file:
         raise ValueError(f"{path} says that its voxels stand in several files ({data_file}): save it as one.")
     data = path if data_file == "LOCAL" else path.parent / data_file

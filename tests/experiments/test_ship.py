@@ -27,7 +27,7 @@ def ship(tmp_path, monkeypatch):
 
 def run(folder, data, model, config=CONFIG, whole=False):
     sets = (dataset.StrainDataset(data, split) for split in (None if whole else "train", "validation"))
-    return training.train(model, *sets, config, folder, device="cpu")
+    return runs.train(model, *sets, config, folder, device="cpu")
 
 
 def new(kind="fln", **options):
@@ -139,7 +139,8 @@ def test_what_reproduce_made_is_shipped_as_it_is(ship, tmp_path):
 
 def test_the_model_card_says_what_the_headers_say():
     text = pages.model_cards()
-    for entry in weight_files.catalogue():
+    entries = [entry for entry in weight_files.catalogue() if entry["contrast"] is not None]
+    for entry in entries:
         header = weight_files.pretrained_header(entry["kind"], entry["contrast"], entry["size"])
         section = text.split(f"## {entry['kind']}, contrast {entry['contrast']:g}, cells of {entry['size']}³")[1]
         section = section.split("\n## ")[0]
@@ -153,7 +154,7 @@ def test_the_model_card_says_what_the_headers_say():
             f"learning rate {last['learning_rate']:g} ",
         ):
             assert expected in section
-    assert text.count("sha256 |") == len(weight_files.catalogue())
+    assert text.count("sha256 |") == len(entries)
 
 
 def test_a_file_that_differs_from_its_hash_has_no_model_card(ship, tmp_path):

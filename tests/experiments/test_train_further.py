@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import rlnlib
-from rlnlib import dataset, training
+from rlnlib import dataset, runs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,7 +34,7 @@ def test_a_shipped_network_is_trained_further_on_another_size_in_slices(data, tm
     assert first.returncode == 0 and "call again to go on" in first.stdout, first.stderr
     last = call(data, tmp_path / "run", "--minutes", "0.1")
     assert last.returncode == 0 and "minutes" in last.stdout, last.stderr
-    model, config, curve = training.read_run(tmp_path / "run")
+    model, config, curve = runs.read_run(tmp_path / "run")
     assert model.config["proximal"] == "vnet-periodic" and config.loss == "mae" and len(curve) >= 1
     before = rlnlib.load_pretrained("fln", 10)
     changes = [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlnlib import networks
+from rlnlib import networks, proximals
 from rlnlib.fast import convolutions
 
 
@@ -51,7 +51,7 @@ SHAPES = [(9, 9, 9), (8, 8, 8), (7, 6, 4), (4, 7, 9)]
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", networks.PROXIMALS)
 def test_every_network_computes_what_its_plain_twin_does_with_the_same_gradients(name, shape, plain):
-    network, x = networks.make_proximal(name, 6).double(), field(2, 6, *shape).double().requires_grad_()
+    network, x = proximals.make_proximal(name, 6).double(), field(2, 6, *shape).double().requires_grad_()
 
     def outputs():
         out = network(x)
@@ -133,7 +133,7 @@ def test_reduced_precision_keeps_the_first_and_the_last_convolution_in_float32(p
 def test_a_network_is_trained_and_predicts_with_the_switch_either_way(switch, monkeypatch):
     """Under bfloat16, too, as on a GPU: the plain twins are what it runs."""
     monkeypatch.setenv("RLN_PLAIN", switch)
-    network, x = networks.make_proximal("vnet-periodic", 6), field(2, 6, 9, 9, 9)
+    network, x = proximals.make_proximal("vnet-periodic", 6), field(2, 6, 9, 9, 9)
     with torch.autocast("cpu", torch.bfloat16):
         network(x).float().square().mean().backward()
     assert all(bool(p.grad.abs().sum() > 0) for p in network.parameters())

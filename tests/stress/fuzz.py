@@ -30,7 +30,18 @@ import numpy as np
 import torch
 
 import rlnlib
-from rlnlib import dataset, elasticity, fans, green, images, metrics, microstructure, training, weight_files
+from rlnlib import (
+    dataset,
+    elasticity,
+    engineering,
+    fans,
+    green,
+    images,
+    metrics,
+    microstructure,
+    training,
+    weight_files,
+)
 
 CELL = np.arange(64).reshape(1, 4, 4, 4) % 3 == 0
 SET = {"size": 4, "grain_size": (1, 2), "contrast": 10.0}
@@ -81,7 +92,7 @@ def functions(folder: Path) -> dict[str, tuple[Callable, dict[str, Any]]]:
         "load_weights": (weight_files.load_weights, {"path": folder / "one.safetensors"}),
         "fans.write": (fans.write, {"folder": folder / "case", "stiff": CELL[0], "contrast": 10.0}),
         "engineering_constants": (
-            elasticity.engineering_constants,
+            engineering.engineering_constants,
             {"stiffness": elasticity.isotropic_stiffness(1.0, 0.3)},
         ),
         "mase": (rlnlib.mase, {"predicted": field, "true": field}),

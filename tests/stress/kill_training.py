@@ -29,12 +29,12 @@ def run(folder: Path, sets, config: training.TrainingConfig, forget: bool = Fals
     if forget:
         torch.optim.Adam.load_state_dict = lambda self, state: None
     torch.manual_seed(0)
-    training.train(RLN(**KINDS["fln"]), *sets, config, folder, device="cpu")
+    runs.train(RLN(**KINDS["fln"]), *sets, config, folder, device="cpu")
 
 
 def outcome(folder: Path) -> tuple[dict, list[dict]]:
     """Weights and learning curve of a run, without the times."""
-    model, _, curve = training.read_run(folder)
+    model, _, curve = runs.read_run(folder)
     return model.state_dict(), [{**row, "seconds": 0} for row in curve]
 
 
