@@ -32,8 +32,8 @@ def work(name, cells, size):
         rlnlib.solve_strain(stiff, 10.0, rtol=1e-2, solver="fixed_point")
     elif name.startswith("training"):
         model = rlnlib.load_pretrained("rln", 10.0)
-        phases = phase_indicators(stiff)
-        sum((y - 1).square().mean() for y in model(phases, return_iterates=True)).backward()
+        indicators = phase_indicators(stiff)
+        sum((y - 1).square().mean() for y in model(indicators, return_iterates=True)).backward()
     else:
         dtype = torch.bfloat16 if name.endswith("bfloat16") else torch.float32
         rlnlib.predict_strain(rlnlib.load_pretrained("rln", 10.0), stiff, dtype=dtype)

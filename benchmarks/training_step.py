@@ -19,11 +19,11 @@ def training_step(kind, dtype, stiff, device):
     torch.manual_seed(0)
     model = RLN(**KINDS[kind]).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    phases, target = phase_indicators(stiff).to(device), torch.ones(len(stiff), 1, *stiff.shape[1:], device=device)
+    indicators, target = phase_indicators(stiff).to(device), torch.ones(len(stiff), 1, *stiff.shape[1:], device=device)
 
     def step():
         with torch.autocast(device, torch.bfloat16, enabled=dtype is torch.bfloat16):
-            loss = sum((y - target).square().mean() for y in model(phases, return_iterates=True))
+            loss = sum((y - target).square().mean() for y in model(indicators, return_iterates=True))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

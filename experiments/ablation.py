@@ -107,11 +107,11 @@ class LatentRLN(rlnlib.RLN):
         self.channels = channels
         self.proximals[0] = networks.VNet(2 + channels, 1 + 2 * channels)
 
-    def forward(self, phases: torch.Tensor, return_iterates: bool = False):
-        y, iterates = torch.ones_like(phases[:, :1]), []
+    def forward(self, indicators: torch.Tensor, return_iterates: bool = False):
+        y, iterates = torch.ones_like(indicators[:, :1]), []
         hidden = torch.zeros_like(y).expand(-1, self.channels, -1, -1, -1)
         for _ in range(self.passes):
-            out = self.proximals[0](torch.cat([phases * y, hidden], 1))
+            out = self.proximals[0](torch.cat([indicators * y, hidden], 1))
             change, gate = out[:, 1:].chunk(2, 1)
             hidden = hidden + torch.sigmoid(gate) * (torch.tanh(change) - hidden)
             y = 1 + out[:, :1] - out[:, :1].mean(self.mean_axes, keepdim=True)
@@ -282,8 +282,8 @@ def taught_a_step(seed: int, sets, options) -> dict:
             y, passes = equation.reference, torch.randint(0, 5, (len(part),), generator=generator)
             for k in range(4):
                 y = torch.where((passes > k).view(-1, 1, 1, 1, 1, 1), equation.phi(y), y)
-            phases = rln.phase_indicators(part)  # (B, 2, N, N, N)
-            inputs.append((phases[:, :, None] * y.float()).flatten(1, 2))  # (B, 12, N, N, N)
+            indicators = rln.phase_indicators(part)  # (B, 2, N, N, N)
+            inputs.append((indicators[:, :, None] * y.float()).flatten(1, 2))  # (B, 12, N, N, N)
             targets.append(equation.perturbation(y)[:, 0, :1].float())
         return torch.cat(inputs), torch.cat(targets)
 

@@ -23,13 +23,13 @@ def error(predicted: torch.Tensor, true: torch.Tensor) -> dict:
     return {"mean": round(float(mase.mean()), 3), "standard_error": round(float(mase.std()) / len(mase) ** 0.5, 3)}
 
 
-def segmented(phases: torch.Tensor, strain: torch.Tensor) -> torch.Tensor:
+def segmented(indicators: torch.Tensor, strain: torch.Tensor) -> torch.Tensor:
     """The strain cut up by phase. Shape: (B, 2, N, N, N), (B, C, N, N, N) -> (B, 2 C, N, N, N)."""
-    return torch.cat([phases[:, h : h + 1] * strain for h in range(2)], dim=1)
+    return torch.cat([indicators[:, h : h + 1] * strain for h in range(2)], dim=1)
 
 
 def passes(train: tuple, test: tuple, number: int, cutoff: float) -> list[dict]:
-    """Errors of strain_xx on the test cells, pass by pass; each of train and test is (phases, strain)."""
+    """Errors of strain_xx on the test cells, pass by pass; each of train and test is (indicators, strain)."""
     macroscopic = torch.zeros_like(train[1][:1])
     macroscopic[:, 0] = 1
     now = [macroscopic.expand_as(train[1]), macroscopic.expand_as(test[1])]

@@ -291,9 +291,9 @@ def keeps_the_solution() -> dict:
     cells, effects = sample(64 if size == 16 else 16, size, SEED + 6), []
     for contrast in CONTRASTS:
         model, true = shipped("rln-t", contrast, size), truth(cells, contrast)
-        phases = rln.phase_indicators(cells)
+        indicators = rln.phase_indicators(cells)
         with torch.no_grad():
-            field = model.proximals[0](torch.cat([phases * true[:, None]] * (1 + model.history), 1))
+            field = model.proximals[0](torch.cat([indicators * true[:, None]] * (1 + model.history), 1))
         moved = 1 + (field - field.mean((1, 2, 3, 4), keepdim=True))[:, 0]
         effects.append(bootstrap(ratio(0, 1), columns(error(moved, true), error(iterates(model, cells)[-1], true))))
     where = {"size": size, "cells": len(cells), "contrasts": list(CONTRASTS), "data": "design", "training": "shipped"}
@@ -413,9 +413,9 @@ def operators() -> dict:
         return field.square().mean((1, 2, 3, 4)).double().numpy()
 
     for contrast in CONTRASTS:
-        model, phases = shipped("rln", contrast), rln.phase_indicators(cells)
+        model, indicators = shipped("rln", contrast), rln.phase_indicators(cells)
         fields = [y[:, None] for y in iterates(model, cells)]
-        one, other = (torch.cat([phases * fields[k + j] for j in (2, 1, 0)], 1) for k in (0, 2))
+        one, other = (torch.cat([indicators * fields[k + j] for j in (2, 1, 0)], 1) for k in (0, 2))
         first, last = model.proximals[0], model.proximals[-1]
         here, there = first(one), last(one)
         together, apart = last(one + other), last(one) + last(other)

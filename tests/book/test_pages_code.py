@@ -75,25 +75,25 @@ def vnet(wrong=("", "")) -> float:
 def recurrent(wrong=("", "")) -> float:
     own = assembled("a_network_from_scratch", "Conv VNet RLN", wrong)
     torch.manual_seed(0)
-    library, phases = rlnlib.RLN(passes=3).eval(), rln.phase_indicators(cells())
+    library, indicators = rlnlib.RLN(passes=3).eval(), rln.phase_indicators(cells())
     network = own["RLN"](own["VNet"]() for _ in range(3))
     network.load_state_dict(library.state_dict())
     with torch.no_grad():
-        pairs = zip(network(phases), library(phases, return_iterates=True), strict=True)
+        pairs = zip(network(indicators), library(indicators, return_iterates=True), strict=True)
         return max(apart(*pair) for pair in pairs)
 
 
 def exercise(wrong=("", "")) -> float:
     """The RLN of an exercise of chapter 12, with each of its options."""
     own = assembled("recurrent_localization_network", "OwnRLN", wrong)
-    phases, missed = rln.phase_indicators(cells()), []
+    indicators, missed = rln.phase_indicators(cells()), []
     for options in ({"passes": 3}, {"passes": 4, "tied": True}, {"passes": 3, "history": 0}, {"passes": 1}):
         torch.manual_seed(0)
         library = rlnlib.RLN(**options).eval()
         network = own["OwnRLN"](networks.VNet, **options).eval()
         network.load_state_dict(library.state_dict())
         with torch.no_grad():
-            pairs = zip(network(phases), library(phases, return_iterates=True), strict=True)
+            pairs = zip(network(indicators), library(indicators, return_iterates=True), strict=True)
             missed += [apart(*pair) for pair in pairs]
     return max(missed)
 
@@ -111,13 +111,13 @@ def loop(wrong=("", ""), folder=None, epochs=2) -> float:
     network.load_state_dict(library.state_dict())
     recipe = training.TrainingConfig(epochs=epochs, batch_size=4, learning_rate=4e-3, loss="rmse", seed=0)
     pair = stiff, strain[:, 0]
-    history = training.train(library, pair, pair, recipe, folder, device="cpu")
+    learning_curve = training.train(library, pair, pair, recipe, folder, device="cpu")
     # The library's own order of the cells, in each epoch.
     orders = iter([torch.randperm(12, generator=training._generator(0, epoch)) for epoch in range(epochs)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "randperm", lambda n: next(orders))
         found = own["train"](network, epochs, learning_rate=4e-3, batch_size=4)
-    wanted = [(row["training_loss"], row["validation_mase"]) for row in history]
+    wanted = [(row["training_loss"], row["validation_mase"]) for row in learning_curve]
     return float(np.abs(np.divide(found, wanted) - 1).max())
 
 

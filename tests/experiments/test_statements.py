@@ -136,7 +136,7 @@ def test_runs_of_a_record_are_not_made_again_with_the_same_settings(tmp_path):
 
 
 def test_every_variant_of_the_ablation_is_a_network_of_its_own():
-    phases = rln.phase_indicators(torch.rand(1, 8, 8, 8) > 0.5)
+    indicators = rln.phase_indicators(torch.rand(1, 8, 8, 8) > 0.5)
     outputs = {}
     for name in (
         "baseline",
@@ -148,7 +148,7 @@ def test_every_variant_of_the_ablation_is_a_network_of_its_own():
     ):
         torch.manual_seed(0)
         model = ablation.CASES[name].model()
-        outputs[name] = model(phases, return_iterates=True)
+        outputs[name] = model(indicators, return_iterates=True)
         assert len(outputs[name]) == model.passes
         assert torch.allclose(outputs[name][-1].mean(), torch.tensor(1.0), atol=1e-5)
     last = [fields[-1] for fields in outputs.values()]
