@@ -69,7 +69,8 @@ def table(header: Sequence, rows: Sequence[Sequence], caption: str) -> None:
     def entry(tag: str, value, column: int) -> str:
         scope = {"th": ' scope="col"'}.get(tag, "") if column or tag == "th" else ""
         side = "left" if column == 0 else "right"
-        return f'<{tag}{scope} style="text-align:{side}">{html.escape(str(value))}</{tag}>'
+        text = html.escape(str(value)).replace(" %", "\u00a0%").replace(" ± ", "\u00a0±\u00a0")  # stay in one line
+        return f'<{tag}{scope} style="text-align:{side}">{text}</{tag}>'
 
     def line(tag: str, values: Sequence) -> str:
         return "<tr>" + "".join(entry(tag, value, column) for column, value in enumerate(values)) + "</tr>"
