@@ -4,7 +4,6 @@ import re
 import shutil
 
 import nbformat
-import pytest
 
 import run as runner
 from stored import NOTEBOOKS, ROOT, cells_of, each, tagged
