@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -69,7 +70,8 @@ def table(header: Sequence, rows: Sequence[Sequence], caption: str) -> None:
     def entry(tag: str, value, column: int) -> str:
         scope = {"th": ' scope="col"'}.get(tag, "") if column or tag == "th" else ""
         side = "left" if column == 0 else "right"
-        return f'<{tag}{scope} style="text-align:{side}">{html.escape(str(value))}</{tag}>'
+        text = re.sub(r" (?=[%±]|ms\b)|(?<=±) ", "\u00a0", html.escape(str(value)))  # a number keeps its unit
+        return f'<{tag}{scope} style="text-align:{side}">{text}</{tag}>'
 
     def line(tag: str, values: Sequence) -> str:
         return "<tr>" + "".join(entry(tag, value, column) for column, value in enumerate(values)) + "</tr>"
