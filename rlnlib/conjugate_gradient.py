@@ -75,7 +75,7 @@ def conjugate_gradient(
         first = problem.rhs - problem.apply(solution)
         true_norm = norm(first)
     iterations = torch.zeros(len(rhs_norm), dtype=torch.int64, device=rhs_norm.device)
-    sizes = [true_norm.clone()]
+    sizes = [true_norm.tolist()]  # no tensors, which would stay between large fields and break up their memory
     active = torch.nonzero(true_norm > threshold).flatten()  # the start solves the others
     if len(active):
         work = problem.select(active).to(work_dtype or problem.rhs.dtype)
@@ -88,7 +88,7 @@ def conjugate_gradient(
         image = work.apply(direction)
         size = _advance(u, residual, rz / _inner(direction, image), direction, image).to(rhs_norm)
         iterations[active] += 1
-        sizes.append(torch.full_like(rhs_norm, torch.nan).index_copy(0, active, size))
+        sizes.append(torch.full_like(rhs_norm, torch.nan).index_copy(0, active, size).tolist())
         if watch:
             watch(len(sizes) - 1, float((size / rhs_norm[active]).max()))
         spent = iterations[active] >= stopping.max_iterations
@@ -97,15 +97,17 @@ def conjugate_gradient(
         if bool(due.any()):
             del image  # no more than must be is in memory now, when float64 fields join it
             cells, part = active[due], problem.select(active[due])
-            candidate = solution[cells].add_(u[due])  # (2.)
-            exact = part.apply(candidate).neg_().add_(part.rhs)
+            found = (u if len(part.rhs) == len(u) else u[due]).nan_to_num_(0, 0, 0)
+            _add(solution, cells, found)  # (2.)
+            exact = part.apply(solution if len(cells) == len(solution) else solution[cells]).neg_().add_(part.rhs)
             exact_norm = norm(exact)
             better = exact_norm < true_norm[cells]
             stalled = ~(exact_norm < 0.5 * true_norm[cells])  # (4.)
-            solution[cells[better]] = candidate[better]
+            if not bool(better.all()):
+                _add(solution, cells[~better], -found[~better])
             true_norm[cells[better]] = exact_norm[better]
             residual[due], u[due] = exact.to(residual), 0
-            del candidate, exact
+            del exact, found
             going = torch.ones_like(due)
             going[due] = (true_norm[cells] > threshold[cells]) & ~stalled & ~spent[due]  # (3.)
             if not bool(going.all()):  # (1.)
@@ -120,7 +122,7 @@ def conjugate_gradient(
         rz = rz_new
         del z
     scale = torch.where(rhs_norm > 0, rhs_norm, 1)
-    residuals = torch.stack(sizes, 1) / scale[:, None]
+    residuals = torch.tensor(sizes, dtype=scale.dtype, device=scale.device).mT / scale[:, None]
     return solution, Statistics(true_norm <= threshold, iterations, residuals, true_norm / scale)
 
 
@@ -140,6 +142,12 @@ def _advance(u, residual, step, direction, image) -> torch.Tensor:
     u.addcmul_(over_cells(step, u), direction)
     residual.addcmul_(over_cells(step, u), image, value=-1)
     return norm(residual)
+
+
+def _add(solution, cells, found) -> None:
+    """Add to some cells of the solution, component by component: a sum of two precisions takes room for a copy."""
+    for i in range(solution.shape[1]):
+        solution[:, i].index_add_(0, cells, found[:, i].to(solution))
 
 
 def _turn(direction, factor, z) -> None:

@@ -1,10 +1,18 @@
 """Memory that is handed on: tensors like any others, in blocks that were used before."""
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
+import pytest
 import torch
 
 from rlnlib.fast import memory
+from rlnlib.fast.environment import ENVIRONMENT
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def address(*shape, dtype=torch.float32):
@@ -49,3 +57,20 @@ def test_a_field_outlives_the_loop():
         field = memory.empty((1000,), torch.float64).fill_(3)
     others = [torch.zeros(1000, dtype=torch.float64) for _ in range(10)]
     assert bool((field == 3).all()) and len(others) == 10
+
+
+LARGE = """
+import large_cell
+print(large_cell.measured((large_cell.cell_of(64), "mixed", 50.0, float("{rtol}"), 0))["peak bytes a voxel"])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the memory of a process as Linux gives it")
+@pytest.mark.parametrize("rtol", ["1e-4", "1e-8"])
+def test_a_large_cell_takes_at_most_350_bytes_a_voxel_whatever_its_iterations(rtol):
+    """Of which the result has 120: strain, stress and displacement. Memory that breaks up would grow with each step."""
+    environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
+    command = [sys.executable, "-c", LARGE.format(rtol=rtol)]
+    found = subprocess.run(command, env=environment, check=True, capture_output=True, encoding="utf-8")
+    assert 150 < int(found.stdout) <= 350
