@@ -211,6 +211,8 @@ def _solve(cell: CellProblem, method: Method) -> Solution:
     cell.refuse_fields_beyond(method.kept_dtype)
     device, (scaled, units) = cell.labels.device, cell.in_units()
     chunk, workers = fast.cores.chunking(math.prod(cell.shape), device)
+    threads = fast.cores.idle(torch.get_num_threads())
+    workers = min(workers, threads)
     # The preconditioner alone needs the operator's inverse, 72 bytes a voxel in float64: once, as the loop takes it.
     work_dtype, medium = method.work_dtype(cell.contrast), method.medium(scaled.phases, units.modulus)
     make = green.kept_operator if chunk > 1 else green.GreenOperator
@@ -229,7 +231,7 @@ def _solve(cell: CellProblem, method: Method) -> Solution:
     parts = []
     with (
         tqdm(total=len(cell), unit="cell", disable=not method.progress) as bar,
-        fast.cores.one_thread_of_torch(device, torch.get_num_threads()),
+        fast.cores.one_thread_of_torch(device, threads),
     ):
         operator = make(
             cell.shape, method.discretization, *medium, dtype=work_dtype, device=device, spacing=scaled.spacing

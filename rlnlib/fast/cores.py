@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 
@@ -21,6 +22,9 @@ CHUNK_VOXELS = {"cpu": 2**17, "cuda": 2**23}
 
 #: Fewer voxels than this are not worth a thread of their own: waking it takes some 20 us.
 _SHARE_VOXELS = 2**14
+
+#: Where Linux says how many threads want a core.
+_LOAD = Path("/proc/loadavg")
 
 _here = threading.local()
 
@@ -41,6 +45,20 @@ def chunking(voxels: int, device: torch.device, limits: dict[str, int] | None = 
     limit = limits.get(device.type, limits["cpu"])
     workers = torch.get_num_threads() if device.type == "cpu" and voxels < limit else 1
     return max(1, limit // voxels), workers
+
+
+def idle(threads: int) -> int:
+    """How many of so many threads find a core that no other program works on now; at least one.
+
+    On a busy core a thread waits for its turn, and all others wait for it: two threads beside other programs may take
+    longer than one. Linux says how many threads of all programs want a core; elsewhere all are taken.
+    """
+    try:
+        wanting = int(_LOAD.read_text(encoding="ascii").split()[3].split("/")[0])
+    except (OSError, ValueError, IndexError):
+        return threads
+    others = wanting - 1  # without the thread that asks
+    return max(1, min(threads, (os.cpu_count() or threads) - others))
 
 
 def map_on_cores(function: Callable, items: Sequence, workers: int) -> Iterator:
