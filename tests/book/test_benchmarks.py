@@ -27,6 +27,9 @@ TINY = {
     "batch_size": ["--size", "10", "--batches", "1", "2", "--repeats", "1"],
     "scaling": ["--sizes", "10", "12", "20", "--repeats", "1", "1", "1", "--rtol", "1e-2"],
     "large_cell": ["--sizes", "24", "32", "--iterations", "3"],
+    "fixed_point": ["--size", "10", "--repeats", "1", "--rtol", "1e-2"],
+    "start": ["--size", "10", "--repeats", "1"],
+    "threads": ["--size", "10", "--repeats", "1"],
     "memory": ["--sizes", "12", "16", "--cells", "2"],
     "time_accuracy": ["--cells", "1", "--contrasts", "10", "--iterations", "2", "--repeats", "1"],
 }
@@ -58,7 +61,16 @@ def test_the_stored_records_are_sound_and_are_those_of_the_scripts():
     assert len(FOUND) >= 8
     for name, record in FOUND.items():
         assert benchmark_tables.faults(name, record) == []
-    for name in ("network_forward", "scaling", "batch_size", "memory", "training_step", "time_accuracy_16"):
+    for name in (
+        "network_forward",
+        "scaling",
+        "batch_size",
+        "memory",
+        "training_step",
+        "time_accuracy_16",
+        "fixed_point",
+        "start",
+    ):
         assert FOUND[name]["machine"]["cores"] >= 1
 
 
