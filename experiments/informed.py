@@ -306,6 +306,7 @@ def main():
         if name not in done:
             left.append(name)
     header = weight_files.read_header(used)
+    options.images = [Path(file).name for file in options.images]
     result = {"left": left, "weights": {**header, "sha256": of["weights"]}, **nested(done)}
     write_record("Does one network, trained without a solution, serve every contrast and size?", options, result)
     print(f"Left: {'; '.join(left)}. Run the same command again to go on." if left else "Complete.")
