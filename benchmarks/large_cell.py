@@ -24,8 +24,12 @@ DTYPES = {"mixed": "mixed", "float32": torch.float32}
 
 
 def peak() -> int:
-    """Largest resident memory of this process so far, in bytes (Linux counts in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Largest resident memory of this process so far, in bytes (Linux).
+
+    ``getrusage`` would not do: its number begins with the memory of the program that started this process.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def resident() -> int:
