@@ -6,6 +6,7 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -40,6 +41,15 @@ def timed(side: Callable[[], object], device: str = "cpu") -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes (Linux).
+
+    ``getrusage`` would not do: its number begins with the memory of the program that started this process.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def raw(seconds: dict[str, list[float]], cells: dict[str, float], compare=()) -> dict:

@@ -7,7 +7,6 @@ one that warms up. The peak of memory is that of the process after the sets. The
 double precision, and solutions to looser tolerances are compared with these.
 """
 
-import resource
 import tempfile
 from pathlib import Path
 
@@ -55,10 +54,10 @@ def main():
     make(options, options.contrasts[0], 40)
     sides = {f"{k:g}": lambda k=k: make(options, k, options.cells) for k in options.contrasts}
     seconds = {k: [common.timed(side, options.device) for _ in range(options.repeats)] for k, side in sides.items()}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = common.peak_memory()
     result = {
         **common.raw(seconds, dict.fromkeys(sides, options.cells)),
-        "peak_gibibytes": significant(peak),
+        "peak_gibibytes": significant(peak / 2**30),
         "mase_percent_by_tolerance": {f"{k:g}": errors(options, k) for k in options.contrasts},
     }
     if options.device == "cuda":

@@ -16,20 +16,12 @@ from pathlib import Path
 
 import torch
 
+import common
 import rlnlib
 from rlnlib import provenance
 from rlnlib.provenance import significant
 
 DTYPES = {"mixed": "mixed", "float32": torch.float32}
-
-
-def peak() -> int:
-    """Largest resident memory of this process so far, in bytes (Linux).
-
-    ``getrusage`` would not do: its number begins with the memory of the program that started this process.
-    """
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def resident() -> int:
@@ -57,8 +49,8 @@ def measured(task) -> dict[str, float]:
     seconds = time.process_time() - start
     assert iterations or bool(solution.converged.all())
     return {
-        "peak bytes a voxel": round((peak() - before) / cell.size),
-        "peak GiB of the process": significant(peak() / 2**30),
+        "peak bytes a voxel": round((common.peak_memory() - before) / cell.size),
+        "peak GiB of the process": significant(common.peak_memory() / 2**30),
         "iterations": int(solution.iterations[0]),
         "CPU seconds": significant(seconds),
     }

@@ -8,20 +8,15 @@ compiled loops and torch load at the first call does not count.
 """
 
 import multiprocessing
-import resource
 
 import torch
 
+import common
 import rlnlib
 from rlnlib import provenance
 from rlnlib.rln import phase_indicators
 
 QUESTION = "Peak memory above that of the idle process"
-
-
-def peak():
-    """Bytes of the process at most so far (Linux counts in kibibytes)."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def work(name, cells, size):
@@ -41,9 +36,9 @@ def work(name, cells, size):
 
 def measured(task):
     work(task[0], 1, 10)
-    before = peak()
+    before = common.peak_memory()
     work(*task)
-    return peak() - before
+    return common.peak_memory() - before
 
 
 def main():

@@ -22,11 +22,11 @@ import time
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import tifffile
 import torch
 
 import rlnlib
+from measured import draw_test_cells
 from rlnlib import certificate, dataset, informed, solvers, weight_files
 from rlnlib._files import write_atomically
 from rlnlib.conjugate_gradient import conjugate_gradient
@@ -206,13 +206,12 @@ def on_scan(model, file: Path, stiff_from: int) -> dict:
 def on_test_set(model, contrast: float, count: int) -> dict:
     """Test cells of the paper's design, drawn at random among all 8,192, against strains solved here."""
     design = dataset.Parameters(**dataset.PROFILES["paper"], contrast=contrast)
-    test = np.flatnonzero(dataset.draw_split(design.n, design.seed) == dataset.SPLITS.index("test"))
-    drawn, found = np.random.default_rng(0).permutation(test)[:count], []
+    (drawn, all_of_them), found = draw_test_cells(design, count), []
     for begin in range(0, len(drawn), 32):
         solved = making.solve(design, drawn[begin : begin + 32], torch.device("cpu"))
         stiff, true = (torch.from_numpy(solved[name]) for name in ("stiff", "strain_xx"))
         found.append(rlnlib.mase(rlnlib.predict(model, stiff, contrast, dtype=torch.float32).strain[:, 0], true))
-    return {"cells": len(drawn), "of": len(test), "mase": summary(torch.cat(found))}
+    return {"cells": len(drawn), "of": all_of_them, "mase": summary(torch.cat(found))}
 
 
 def parts_of(model, options) -> dict:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import yaml
 
-from rlnlib import provenance, weight_files
+from rlnlib import dataset, provenance, weight_files
 
 #: A measured effect: its value, its lowest and its highest.
 Effect = tuple[float, float, float]
@@ -21,6 +21,12 @@ def used(kind: str, contrast: float, size: int = weight_files.DEFAULT_SIZE) -> s
     name = weight_files.shipped_name(kind, contrast, size)
     USED.add(name)
     return name
+
+
+def draw_test_cells(design: dataset.Parameters, count: int, seed: int = 0) -> tuple[np.ndarray, int]:
+    """Records of so many test cells of a design, drawn at random, and the number of all of them."""
+    test = np.flatnonzero(dataset.draw_split(design.n, design.seed) == dataset.SPLITS.index("test"))
+    return np.random.default_rng(seed).permutation(test)[:count], len(test)
 
 
 def published(name: str) -> float:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 import rlnlib
+from measured import draw_test_cells
 from rlnlib import dataset, metrics, provenance, training
 from rlnlib._files import write_atomically
 from rlnlib.dataset import making
@@ -109,8 +110,7 @@ def main():
     for name in ("max_minutes", "threads"):
         delattr(options, name)  # they say nothing of the result
     designs = [dataset.Parameters(**dataset.PROFILES["paper"], contrast=contrast) for contrast in options.contrasts]
-    test = np.flatnonzero(dataset.draw_split(designs[0].n, designs[0].seed) == dataset.SPLITS.index("test"))
-    order = np.random.default_rng(options.seed).permutation(test)[: options.cells]
+    order, all_of_them = draw_test_cells(designs[0], options.cells, options.seed)
     blocks: dict[float, list[dict]] = {contrast: [] for contrast in options.contrasts}
     for begin in range(0, len(order), BATCH):
         for design in designs:
@@ -132,7 +132,7 @@ def main():
         cells = min(len(order), BATCH * len(blocks[contrast]))
         result = {
             "contrast": contrast,
-            "data": {**json.loads(design.to_json()), "split": "test", "cells": cells, "of": len(test)},
+            "data": {**json.loads(design.to_json()), "split": "test", "cells": cells, "of": all_of_them},
             "precision": precision,
             "batch_size": {"cell_mean": 1, "batch_mean": BATCH},
             "networks": networks,

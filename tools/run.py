@@ -239,18 +239,8 @@ def compare(again: bool = False) -> None:
     if again:
         shutil.rmtree(BUILD / "again", ignore_errors=True)
     copies = run("ci", BUILD / "again" if again else None)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--nbval",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--rootdir",
-        str(paths[0].parent),
-    ]
-    command += ["-p", "pytest_tolerance", "--executed", str(copies), "--nbval-current-env", *map(str, paths)]
+    command = [sys.executable, "-m", "pytest", "--nbval", "-q", "-p", "no:cacheprovider", "-p", "pytest_tolerance"]
+    command += ["--rootdir", str(paths[0].parent), "--executed", str(copies), "--nbval-current-env", *map(str, paths)]
     command += ["--nbval-sanitize-with", str(ROOT / "tests" / "book" / "sanitize.cfg")]
     place = [str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]  # where the plugin is
     place = {**os.environ, "PYTHONUTF8": "1", "PYTHONPATH": os.pathsep.join(filter(None, place))}
