@@ -17,6 +17,7 @@ in the deviation, at both contrasts (the paper: "roughly half"). Trained for lon
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -43,10 +44,11 @@ RISE, FALL = 100, 0.6
 class ComparisonModel(nn.Module):
     """Strain of a voxel from the patch around it. Shape: (B, 11, 11, 11), 0 or 1 -> (B,)."""
 
-    def __init__(self):
+    def __init__(self, channels=(128, 256), dense=(2048, 1024)):
         super().__init__()
-        self.convolutions = nn.ModuleList([nn.Conv2d(EDGE, 128, 3), nn.Conv2d(128, 256, 3)])
-        self.dense = nn.ModuleList([nn.Linear(256 * 7 * 7, 2048), nn.Linear(2048, 1024), nn.Linear(1024, 1)])
+        self.convolutions = nn.ModuleList([nn.Conv2d(EDGE, channels[0], 3), nn.Conv2d(*channels, 3)])
+        layers = (channels[1] * 7 * 7, *dense, 1)
+        self.dense = nn.ModuleList(nn.Linear(*sizes) for sizes in itertools.pairwise(layers))
         for layer in (*self.convolutions, *self.dense[:2]):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
@@ -62,7 +64,7 @@ class ComparisonModel(nn.Module):
         return self.last(x)
 
     def last(self, x: torch.Tensor) -> torch.Tensor:
-        """The strain beside the macroscopic one, in float32. Shape: (..., 1024) -> (...)."""
+        """The strain beside the macroscopic one, in float32. Shape: (..., dense[1]) -> (...)."""
         with torch.autocast("cpu", enabled=False):
             return 1 + self.dense[2](x.float())[..., 0]
 
@@ -77,7 +79,7 @@ class ComparisonModel(nn.Module):
             x = x.contiguous(memory_format=torch.channels_last)
             for convolution in self.convolutions:
                 x = F.relu(convolution(x))
-            x = F.relu(F.conv2d(x, self.dense[0].weight.view(-1, 256, 7, 7), self.dense[0].bias))
+            x = F.relu(F.conv2d(x, self.dense[0].weight.unflatten(1, (-1, 7, 7)), self.dense[0].bias))
             x = x.permute(0, 2, 3, 1)  # (planes, N, N, 2048)
             fields.append(self.last(F.relu(self.dense[1](x))))
         return torch.cat(fields).permute(1, 2, 0)

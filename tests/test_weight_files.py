@@ -155,13 +155,13 @@ def test_every_shipped_model_loads_and_predicts(random_cells):
         if contrast is None:
             assert kind == "informed" and isinstance(rlnlib.load_pretrained(kind), rlnlib.InformedRLN)
             continue
-        cells = rlnlib.generate_cells(6, size=size, seed=77)
+        cells = rlnlib.generate_cells(6 if size == 16 else 3, size=size, seed=77)
         model = rlnlib.load_pretrained(kind, contrast, size)
         header = weight_files.pretrained_header(kind, contrast, size)
         assert (header["kind"], header["contrast"], header["data"]["size"]) == (kind, contrast, size)
         true = rlnlib.solve_strain(cells, contrast, rtol=1e-4).strain[:, 0]
         error = rlnlib.mase(rlnlib.predict_strain(model, cells), true).mean()
-        assert error < 2 * header["metrics"]["mase_mean"]  # six cells against thousands
+        assert error < 2 * header["metrics"]["mase_mean"]  # few cells against thousands
         other = rlnlib.mase(rlnlib.predict_strain(model, ~cells), true).mean()
         assert other > 5 * header["metrics"]["mase_mean"]  # the phases exchanged
 

@@ -1,10 +1,7 @@
 """The comparison model: voxel by voxel or a whole cell at once, trained in slices, and what its record claims."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +10,6 @@ import torch
 import comparison_model
 from rlnlib import provenance, training
 from rlnlib.book import claims
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -45,25 +40,38 @@ def test_a_whole_cell_is_predicted_as_voxel_by_voxel_along_its_own_axes(model):
     assert not torch.allclose(field.permute(2, 1, 0)[tuple(voxels[:, 1:].T)], alone, atol=1e-5)
 
 
-def call(folder, *more):
+class Narrow(comparison_model.ComparisonModel):
+    """The model with a hundredth of its weights, for what does not depend on their number."""
+
+    def __init__(self):
+        super().__init__(channels=(16, 32), dense=(128, 64))
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """Run the script on few small cells: what it printed."""
     small = "--contrasts 10 --minutes 0.1 --cells 10 --size 11 --batch-size 16 --validation 16 --small 2 --large 2"
-    command = [sys.executable, ROOT / "experiments" / "comparison_model.py", *small.split(), "--folder", folder, *more]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment)
+    monkeypatch.setattr(comparison_model, "ComparisonModel", Narrow)
+
+    def run(*more):
+        words = ["comparison_model.py", *small.split(), "--folder", tmp_path, *more]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+        comparison_model.main()
+        return capsys.readouterr().out
+
+    return run
 
 
-def test_it_is_trained_in_slices_and_scored_beside_the_rln(tmp_path):
-    first = call(tmp_path, "--max-minutes", "0.0001")
-    assert first.returncode == 0 and "Run the same command again" in first.stdout, first.stderr
-    last = call(tmp_path, "--out", tmp_path / "record.json")
-    assert last.returncode == 0 and "Complete." in last.stdout, last.stderr
+def test_it_is_trained_in_slices_and_scored_beside_the_rln(call, tmp_path):
+    assert "Run the same command again" in call("--max-minutes", "0.0001")
+    assert "Complete." in call("--out", tmp_path / "record.json")
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     (row,) = record["rows"]
     assert row["learning_curve"][0]["steps"] < row["learning_curve"][-1]["steps"] and row["patches"] % 16 == 0
     assert row["scores"]["31"]["rln"]["cells"] == row["scores"]["11"]["comparison"]["cells"] == 2
     assert row["scores"]["31"]["rln"]["mean"] < row["scores"]["31"]["comparison"]["mean"]
-    again = call(tmp_path, "--minutes", "0.2")
-    assert again.returncode != 0 and "the learning rate falls already" in again.stderr
+    with pytest.raises(ValueError, match="the learning rate falls already"):
+        call("--minutes", "0.2")
 
 
 def test_its_claims_are_the_table_s_rows_and_the_pair_at_both_contrasts():
