@@ -244,18 +244,27 @@ def phases(panel: Axes, stiff: np.ndarray, names: tuple[str, str] = ("soft", "st
     panel.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, fontsize=8, handlelength=1)
 
 
-def cubes(fields: Sequence, titles: Sequence[str], labels: Sequence[str], cmaps: Sequence[str | None]) -> Figure:
+def cubes(
+    fields: Sequence,
+    titles: Sequence[str],
+    labels: Sequence[str],
+    cmaps: Sequence[str | None],
+    tops: Sequence[float | None] | None = None,
+) -> Figure:
     """Cells seen from a corner: each voxel of the three faces in view as a square, one colour scale for each field.
 
-    A boolean field has the two colours of the phases.
+    A boolean field has the two colours of the phases. A scale ends at the field's entry of ``tops``, with an arrow for
+    higher values, or at its highest value.
 
     Shape: each field (N1, N2, N3); axis 0, the loading axis, points to the right.
     """
+    tops = tops or [None] * len(fields)
     figure = plt.figure(figsize=(3.6 * len(fields), 2.9), layout="none")
-    for n, (field, title, label, cmap) in enumerate(zip(fields, titles, labels, cmaps, strict=True), start=1):
+    parts = zip(fields, titles, labels, cmaps, tops, strict=True)
+    for n, (field, title, label, cmap, top) in enumerate(parts, start=1):
         values = np.asarray(field.detach().cpu() if isinstance(field, torch.Tensor) else field)
         panel = figure.add_subplot(1, len(fields), n, projection="3d")
-        norm = plt.Normalize(values.min(), values.max())
+        norm = plt.Normalize(values.min(), top or values.max())
         colours = plt.get_cmap(cmap or "cividis")
         if values.dtype == bool:
             norm, colours = plt.Normalize(0, 1), plt.get_cmap(PHASE_COLOURS, 2)
@@ -272,7 +281,8 @@ def cubes(fields: Sequence, titles: Sequence[str], labels: Sequence[str], cmaps:
             side.labelpad = -12
         panel.set_box_aspect(values.shape, zoom=1.1)
         panel.view_init(elev=28, azim=-55)
-        bar = figure.colorbar(plt.cm.ScalarMappable(norm, colours), ax=panel, label=label, shrink=0.65, pad=0.08)
+        drawn, extend = plt.cm.ScalarMappable(norm, colours), "max" if top else "neither"
+        bar = figure.colorbar(drawn, ax=panel, label=label, shrink=0.65, pad=0.08, extend=extend)
         if values.dtype == bool:
             bar.set_ticks([0.25, 0.75], labels=["soft", "stiff"])
     return figure

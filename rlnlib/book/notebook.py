@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from IPython.display import Markdown, display
 
 from rlnlib import _checks, weight_files
 from rlnlib._version import __version__
+from rlnlib.book import figures
 from rlnlib.book.parameters import PARAMETERS
 from rlnlib.provenance import current_commit
 
@@ -102,9 +104,26 @@ def missed(what: str, difference, limit: float) -> None:
 
     Raises AssertionError where that is more than ``limit``, or not a number.
     """
+    print(f"{what}: missed by {_within(what, difference, limit):.0e}")
+
+
+def agreement(identities: Sequence[tuple], caption: str) -> None:
+    """Show a table of identities, and to what their two sides agree: (identity, difference of the sides, limit) each.
+
+    The table has the limit, which is the same on every machine, and not what rounding left on this one.
+    Raises AssertionError where the largest absolute value of a difference is more than its limit, or not a number.
+    """
+    for identity in identities:
+        _within(*identity)
+    rows = [[what, f"{limit:.2g}" if limit else "every digit"] for what, _, limit in identities]
+    figures.table(["identity", "both sides agree to"], rows, caption)
+
+
+def _within(what: str, difference, limit: float) -> float:
+    """The largest absolute value of a difference. Raises AssertionError where it is more than the limit, or NaN."""
     size = float(torch.as_tensor(difference).detach().abs().max())
     assert size <= limit, f"{what}: missed by {size:.1e}, which is more than {limit:.0e}."
-    print(f"{what}: missed by {size:.0e}")
+    return size
 
 
 def provenance(device: torch.device) -> str:

@@ -68,6 +68,14 @@ def code_of(stem: str) -> str:
     return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
 
 
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem[:2])
+def test_a_chapter_s_measured_claims_stand_together_at_its_end(path):
+    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    measuring = [cell for cell in cells if "claims.record(" in "".join(cell["source"])]
+    assert measuring in ([], cells[-1:])
+    assert all(cell["metadata"]["tags"][0] == "claims" for cell in measuring)
+
+
 @pytest.mark.parametrize(
     "stem", ["moulinec_fixed_point", "better_solvers", "microstructures", "results", "small_then_large"]
 )

@@ -21,16 +21,19 @@ def run(variant, seed, error, **others):
 
 @pytest.fixture
 def read(tmp_path, monkeypatch):
-    """Make a record of these runs; returns a function that reads it as the chapter does: outcome by statement."""
+    """Make a record of these runs; returns a function that reads it as the chapter does: outcome by statement.
+
+    Its attribute ``tables`` has the rows of the tables that were shown.
+    """
     tables = []
     monkeypatch.setattr(weight_files, "PRETRAINED", tmp_path / "pretrained")
     monkeypatch.setattr(figures, "table", lambda header, rows, caption: tables.append(rows))
     monkeypatch.setattr(figures, "show", lambda figure, caption, alt: plt.close(figure))
     (tmp_path / "results").mkdir()
 
-    def read(runs):
+    def read(runs, left=()):
         settings = {"train": 1024, "test": 512, "size": 16, "contrast": 50.0, "epochs": 12}
-        record = {"settings": settings, "runs": runs, "claims": []}
+        record = {"settings": settings, "runs": runs, "claims": [], "left": list(left)}
         (tmp_path / "results" / "ablation.json").write_text(json.dumps(record))
         cells = {next(iter(cell.metadata.get("tags", [""])), ""): cell.source for cell in cells_of(CHAPTER)}
         space: dict = {}
@@ -40,6 +43,7 @@ def read(tmp_path, monkeypatch):
         assert sum(row[1] for row in tables[-1]) == len(space["found"]) == len(space["COMPARISONS"]) + 2
         return space["found"]
 
+    read.tables = tables
     return read
 
 
@@ -60,6 +64,15 @@ def test_each_outcome_follows_from_the_seeds(read):
     assert found["cosine-decay-matters"] == "undecided"
     assert found["five-passes-suffice"] == "one seed, no verdict"
     assert found["history-helps"] == found["mse-magnifies-peaks"] == "not run yet"
+
+
+def test_the_tables_say_how_many_seeds_there_are_and_what_was_not_run(read):
+    runs = [run("baseline", seed, 2.0) for seed in range(3)] + [run("RLN-t", seed, 1.0) for seed in range(2)]
+    read(runs, left=["RLN-t, seed 2", *(f"RLN-t of 8 passes, seed {seed}" for seed in range(3))])
+    said = {row[0]: row[1] for row in read.tables[0]}
+    assert said == {"FLN": "three seeds", "RLN-t": "two seeds", "RLN-t of 8 passes": "not run yet"}
+    faster, suffice = read.tables[1]
+    assert faster[-1] == "as the paper says (two seeds)" and suffice[-1] == "not run yet"
 
 
 def test_no_difference_in_any_seed_decides_nothing(read):

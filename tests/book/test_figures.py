@@ -40,6 +40,16 @@ def test_what_is_missed_is_printed_as_a_power_of_ten_and_refused_where_it_is_lar
             notebook.missed("(11)", difference, 1e-12)
 
 
+def test_identities_stand_in_a_table_with_the_limits_that_they_keep(monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures, "display", shown.append)
+    notebook.agreement([("(10)", np.array([3e-14]), 1e-12), ("(11)", torch.tensor([-2e-8]), 2.5e-8)], "By voxel.")
+    assert ">(10)<" in shown[0].data and ">1e-12<" in shown[0].data and ">2.5e-08<" in shown[0].data
+    for difference in (torch.tensor([1e-13, -2e-12]), np.array([np.nan])):
+        with pytest.raises(AssertionError, match=r"\(11\): missed by"):
+            notebook.agreement([("(10)", 0.0, 1e-12), ("(11)", difference, 1e-12)], "By voxel.")
+
+
 def test_the_same_figure_has_the_same_bytes(monkeypatch):
     shown = []
     monkeypatch.setattr(figures, "display", shown.append)
@@ -154,6 +164,12 @@ def test_slices_share_one_scale():
 def test_cubes_show_the_faces_in_view():
     figure = figures.cubes([np.random.default_rng(0).random((3, 4, 5))], ["a"], ["b"], [None])
     assert sum(len(c.get_facecolor()) for c in figure.axes[0].collections) == 4 * 5 + 3 * 5 + 3 * 4
+    plt.close(figure)
+
+
+def test_a_scale_of_cubes_ends_where_it_is_told_or_at_the_highest_value():
+    figure = figures.cubes([np.arange(60.0).reshape(3, 4, 5)] * 2, ["a", "b"], ["", ""], [None, None], tops=[None, 3])
+    assert [figure.axes[bar].get_ylim() for bar in (1, 3)] == [(0, 59), (0, 3)]
     plt.close(figure)
 
 
