@@ -223,6 +223,19 @@ def paper_design(contrast: float) -> dataset.Parameters:
     return dataset.Parameters(**dataset.PROFILES["paper"], contrast=contrast)
 
 
+def by_application_on_test_set(model, contrast: float, count: int, together: int = 8) -> dict:
+    """The same on test cells of the paper's design, with standard errors: of the means of so many cells each."""
+    design, found = paper_design(contrast), []
+    drawn, _ = draw_test_cells(design, count)
+    for begin in range(0, len(drawn), together):
+        stiff = making.solve(design, drawn[begin : begin + together], torch.device("cpu"))["stiff"]
+        found.append(by_application(model, torch.from_numpy(stiff).bool(), contrast, 12))
+    rows = {way: torch.tensor([part[way]["mase"] for part in found]) for way in found[0]}
+    means = {way: {"mase": [significant(float(x)) for x in of.mean(0)]} for way, of in rows.items()}
+    errors = {way: [significant(float(x)) for x in of.std(0) / math.sqrt(len(of))] for way, of in rows.items()}
+    return {"cells": len(drawn), **means, "standard_errors": errors}
+
+
 def parts_of(model, options) -> dict:
     """Name of each part, "random/31/50" for nested ones: what makes it."""
     parts: dict = {f"paper_test/{c:g}": partial(on_test_set, model, c, options.test) for c in (10.0, 50.0)}
@@ -248,21 +261,6 @@ def parts_of(model, options) -> dict:
         cells = torch.from_numpy(rlnlib.generate_cells(options.cells[0] // 4, 16, seed=93))
         return by_application(model, cells, contrast, options.iterations)
 
-    def applications_31(contrast):
-        design, found = paper_design(contrast), []
-        drawn, _ = draw_test_cells(design, options.followed)
-        for begin in range(0, len(drawn), 8):
-            stiff = making.solve(design, drawn[begin : begin + 8], torch.device("cpu"))["stiff"]
-            found.append(by_application(model, torch.from_numpy(stiff).bool(), contrast, 12))
-        rows = {way: torch.tensor([part[way]["mase"] for part in found]) for way in found[0]}  # of eight cells each
-        return {
-            "cells": len(drawn),
-            **{way: {"mase": [significant(float(x)) for x in of.mean(0)]} for way, of in rows.items()},
-            "standard_errors": {
-                way: [significant(float(x)) for x in of.std(0) / math.sqrt(len(of))] for way, of in rows.items()
-            },
-        }
-
     def start(contrast):
         few = rlnlib.generate_cells(options.cells[0] // 4, 16, seed=94)
         return start_saves(model, few, contrast, (1e-2, 1e-4, 1e-6))
@@ -276,7 +274,8 @@ def parts_of(model, options) -> dict:
     for file in map(Path, filter(None, options.images)):
         parts[f"images/{file.name}, from {options.stiff_from}"] = partial(on_scan, model, file, options.stiff_from)
     parts |= {f"by_application/{c:g}": partial(applications, c) for c in (*options.contrasts, *options.high)}
-    parts |= {f"by_application_31/{c:g}": partial(applications_31, c) for c in (10.0, 50.0)}
+    for c in (10.0, 50.0):
+        parts[f"by_application_31/{c:g}"] = partial(by_application_on_test_set, model, c, options.followed)
     parts |= {f"start/{c:g}": partial(start, c) for c in (10.0, 50.0, 1000.0)}
     parts |= {f"seconds/{size}": partial(seconds, model, size) for size in (16, 31)}
     return parts

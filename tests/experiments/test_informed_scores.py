@@ -36,6 +36,15 @@ def test_cells_of_the_paper_s_test_set_are_drawn_and_solved():
     assert 0.1 < few["mase"]["mean"] < 5
 
 
+def test_steps_are_followed_on_cells_of_the_test_set():
+    found = experiment.by_application_on_test_set(rlnlib.load_pretrained("informed"), 10.0, 2, together=1)
+    steps = {way: len(found[way]["mase"]) for way in found["standard_errors"]}
+    assert steps == {"network": 5, "continued": 12, "guaranteed": 12, "conjugate_gradient": 12} and found["cells"] == 2
+    assert found["guaranteed"]["mase"][2] < found["conjugate_gradient"]["mase"][2]
+    assert found["continued"]["mase"][-1] < found["network"]["mase"][-1] / 100
+    assert all(0 < error < 5 for error in found["standard_errors"]["network"])
+
+
 def test_an_image_like_a_scan_is_not_periodic_and_has_wrong_voxels():
     image = experiment.ct_like(24).float()
     inner = (image[:, 1:] - image[:, :-1]).abs().mean()
