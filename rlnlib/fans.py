@@ -25,7 +25,7 @@ import torch
 
 from rlnlib import _checks, elasticity, problem
 from rlnlib._files import replacing, write_atomically, writing
-from rlnlib.loads import split_load
+from rlnlib.method import split_load
 from rlnlib.solution import Solution
 
 CASE, CELL, RESULT = "case.json", "cell.h5", "result.h5"

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rlnlib import _checks, _given, discretizations, elasticity, fast
+from rlnlib import _checks, discretizations, elasticity, fast
 from rlnlib.discretizations import DISCRETIZATIONS
 
 __all__ = ["DISCRETIZATIONS", "Fourier", "GreenOperator"]
@@ -52,7 +52,7 @@ class GreenOperator:
     ):
         self.shape = _checks.grid_shape("shape", shape)
         _checks.memory(f"The Green operator of {self.shape} voxels", 2 * 6 * 8 * math.prod(self.shape))
-        self.spacing = _given.as_spacing(spacing)
+        self.spacing = _checks.as_spacing(spacing)
         self.discretization = discretizations.make(discretization, self.shape, self.spacing)
         self.lame = elasticity.lame_parameters(young, poisson)
         self.device = _checks.as_device(device)

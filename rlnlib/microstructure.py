@@ -65,14 +65,7 @@ def _threshold(field: np.ndarray, rank: int) -> np.ndarray:
 
 
 def check_design(size: int, grain_size, stiff_fraction) -> tuple[int, tuple[int, int], tuple[float, float]]:
-    """Check the size and the ranges of a :func:`design`.
-
-    Returns:
-        Size, range of the grain size and range of the stiff fraction, as plain numbers.
-
-    Raises:
-        ValueError: no cell can have them.
-    """
+    """Check the size and the ranges of a :func:`design`, and return them as plain numbers. Raises ValueError."""
     size = _checks.positive_integer("size", size, least=2)
     low, high = _checks.pair("grain_size", grain_size)
     low = _checks.positive_integer("grain_size", low, most=size)
@@ -150,11 +143,8 @@ def generate_cell(index: int, grain_sizes, stiff_fractions, size: int, repeats: 
 
     Args:
         index: which cell.
-        grain_sizes: those of the set's :func:`design`, (points, 3).
-        stiff_fractions: likewise, (points,).
-        size: voxels along each edge.
-        repeats: cells of each design.
-        seed: that of the set.
+        grain_sizes, stiff_fractions: the set's :func:`design`, (points, 3) and (points,).
+        size, repeats, seed: those of the set.
 
     Returns:
         stiff (size, size, size) bool.

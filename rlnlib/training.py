@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from rlnlib import _checks, symmetry
+from rlnlib import _checks
 from rlnlib.fast.processes import fast_precision as fast_precision
 from rlnlib.fast.processes import mean_over_processes, start
 from rlnlib.inference import predict_strain
@@ -141,6 +141,7 @@ class Run:
 
     Attributes:
         network: what is trained; ``model`` and ``optimizer`` are what ``fabric`` made of it and of its optimizer.
+        train_set, validation_set: stiff and strain_xx, (n, N, N, N) each, on the CPU.
         batches: of an epoch.
         state: where it stands, which with the weights and the optimizer's state is all that it takes to go on.
     """
@@ -150,6 +151,8 @@ class Run:
     optimizer: Any
     fabric: Any
     config: TrainingConfig
+    train_set: tuple[torch.Tensor, torch.Tensor]
+    validation_set: tuple[torch.Tensor, torch.Tensor]
     batches: int
     state: dict[str, Any] = field(default_factory=lambda: {**_BEGINNING, "learning_curve": []})
 
@@ -222,15 +225,16 @@ def train(
         raise ValueError(f"keeper must be a training.Keeper; it is {keeper!r}. rlnlib.runs.train takes a folder.")
     if config.pass_weights is not None and len(config.pass_weights) != model.passes:
         raise ValueError(f"pass_weights has {len(config.pass_weights)} entries; the model makes {model.passes} passes.")
-    learned, held_out = as_pair("train_set", train_set), as_pair("validation_set", validation_set)
+    train_set, validation_set = _as_pair("train_set", train_set), _as_pair("validation_set", validation_set)
     fabric = start(device, config.precision)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     network = model.to(fabric.device)
     step_size = config.batch_size * fabric.world_size
     model, optimizer = fabric.setup(network, optimizer)
-    run = Run(network, model, optimizer, fabric, config, batches=math.ceil(len(learned[0]) / step_size))
+    batches = math.ceil(len(train_set[0]) / step_size)
+    run = Run(network, model, optimizer, fabric, config, train_set, validation_set, batches)
     keeper.begin(run)
-    stiff, strain = fabric.to_device(learned)
+    stiff, strain = fabric.to_device(train_set)
     state = run.state
     while state["epoch"] < config.epochs and not state["out_of_time"]:
         order = torch.randperm(len(stiff), generator=_generator(config.seed, state["epoch"]))
@@ -244,34 +248,34 @@ def train(
                 group["lr"] = _rate(config, done)
             chosen = order[state["batch"] * step_size : (state["batch"] + 1) * step_size]
             # Drawn for the whole batch, so that they do not depend on the number of processes.
-            moves = symmetry.draw_moves(len(chosen), _generator(config.seed, state["epoch"], state["batch"]))
+            moves = draw_moves(len(chosen), _generator(config.seed, state["epoch"], state["batch"]))
             share = slice(fabric.global_rank, None, fabric.world_size)
             records, moves = fabric.to_device((chosen[share], moves[share]))
             cells, target = stiff[records], strain[records]
             if config.augment:
-                cells, target = symmetry.moved_by(cells, moves), symmetry.moved_by(target, moves)
+                cells, target = moved_by(cells, moves), moved_by(target, moves)
             loss = step(model, optimizer, fabric, cells, target, config)
             state["batch"] += 1
             state["loss_sum"] += (loss * len(chosen)).double()  # on the device: a GPU does not wait for the host
             state["seen"] += len(chosen)
             keeper.after_batch(run)
         if state["seen"] or not state["learning_curve"]:
-            _finish_epoch(run, held_out)
+            _finish_epoch(run)
         keeper.after_epoch(run)
     network.load_state_dict(state["best"])
     return state["learning_curve"]
 
 
-def _finish_epoch(run: Run, held_out) -> None:
+def _finish_epoch(run: Run) -> None:
     """Measure the validation error, keep the weights if they are the best, and begin the next epoch."""
     run.check_finite()  # before the evaluation, which refuses NaN
     fabric, state = run.fabric, run.state
     share = slice(fabric.global_rank, None, fabric.world_size)
     dtype = torch.bfloat16 if run.config.precision == "bf16-mixed" else torch.float32
-    cells, target = held_out[0][share], held_out[1][share]
-    sum_of_errors = mase(predict_strain(run.network, cells, dtype=dtype), target).sum()
+    stiff, strain = run.validation_set
+    sum_of_errors = mase(predict_strain(run.network, stiff[share], dtype=dtype), strain[share]).sum()
     total = torch.as_tensor(fabric.all_reduce(sum_of_errors.to(fabric.device), reduce_op="sum"))
-    error = float(total) / len(held_out[0])
+    error = float(total) / len(stiff)
     state["learning_curve"].append(
         {
             "epoch": state["epoch"] + 1,
@@ -303,7 +307,30 @@ def _generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def as_pair(name: str, data) -> tuple[torch.Tensor, torch.Tensor]:
+def draw_moves(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw shifts along three axes, mirrors of three axes, and exchange. Shape: -> (count, 7) int64."""
+    return torch.randint(0, 2**31 - 1, (count, 7), generator=generator)
+
+
+def moved_by(field: torch.Tensor, moves: torch.Tensor) -> torch.Tensor:
+    """Shift, mirror and turn each field as its row of ``moves`` says. Shape: (B, N1, N2, N3), (B, 7) -> the same.
+
+    These are the symmetries of the axial strain under a load along axis 0.
+    """
+    odd = moves[:, 3:] % 2 == 1  # (B, 4): mirror axis 0, 1, 2; exchange
+    index = []
+    for axis, n in enumerate(field.shape[1:]):
+        at = (torch.arange(n, device=field.device) - moves[:, axis : axis + 1]) % n  # (B, n)
+        at = torch.where(odd[:, axis : axis + 1], at.flip(1), at)
+        index.append(at.view([len(field), *(n if a == axis else 1 for a in range(3))]))
+    batch = torch.arange(len(field), device=field.device).view(-1, 1, 1, 1)
+    moved = field[tuple([batch, *index])]  # (B, N1, N2, N3)
+    if field.shape[2] == field.shape[3]:
+        moved = torch.where(odd[:, 3].view(-1, 1, 1, 1), moved.transpose(2, 3), moved)
+    return moved
+
+
+def _as_pair(name: str, data) -> tuple[torch.Tensor, torch.Tensor]:
     """Check a data set. Shape: -> stiff and strain_xx (n, N, N, N), on the CPU. Raises ValueError."""
     stiff, strain = data.tensors() if hasattr(data, "tensors") and callable(data.tensors) else _checks.pair(name, data)
     stiff, strain = _checks.as_tensor(stiff, name), _checks.as_tensor(strain, name)

@@ -6,7 +6,7 @@ import torch
 from scipy import sparse
 
 import rlnlib
-from rlnlib import bounds, discretizations, elasticity, engineering, green, solvers, voxel_fe
+from rlnlib import bounds, discretizations, elasticity, engineering, green, method, solvers, voxel_fe
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.discretizations import DISCRETIZATIONS
 from rlnlib.fast import cores
@@ -509,8 +509,8 @@ def test_bad_input_is_refused_with_a_sentence(change, sentence):
 def test_the_operator_of_a_small_grid_is_kept(monkeypatch):
     """A second call on the same grid makes none, with the same result; another medium does, a large grid keeps none."""
     made = []
-    start = voxel_fe.green.GreenOperator.__init__
-    monkeypatch.setattr(voxel_fe.green.GreenOperator, "__init__", lambda *a, **k: made.append(a[1]) or start(*a, **k))
+    start = green.GreenOperator.__init__
+    monkeypatch.setattr(green.GreenOperator, "__init__", lambda *a, **k: made.append(a[1]) or start(*a, **k))
     green._kept.cache_clear()
     cell = rlnlib.generate_cells(1, size=6, grain_size=(1, 3), seed=0)
     first, second = rlnlib.solve_strain(cell, 10.0), rlnlib.solve_strain(cell, 10.0)
@@ -533,7 +533,7 @@ def test_the_stiffness_of_a_batch_is_that_of_each_cell_and_of_six_single_loads(r
         columns = torch.cat([solution.effective_stress for solution in single]).T
         assert (stiffness - columns).abs().max() < 1e-6
     assert (together[0] - together[1]).abs().max() > 1e-2
-    monkeypatch.setattr(voxel_fe, "_TOGETHER", 1)  # as a cell so large that each load is solved alone
+    monkeypatch.setattr(method, "_TOGETHER", 1)  # as a cell so large that each load is solved alone
     assert (rlnlib.effective_stiffness(cells, 20.0, spacing=(1, 1, 2)) - together).abs().max() < 1e-6
 
 

@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import torch
 
-from rlnlib import _checks, certificate, elasticity, fast, green
+from rlnlib import _checks, fast, green
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.inference import BATCH_VOXELS
-from rlnlib.informed import Cells, InformedRLN
-from rlnlib.loads import split_load, strain_of_mixed_load
+from rlnlib.informed import certificate
+from rlnlib.informed.network import Cells, InformedRLN
+from rlnlib.method import split_load, strain_of_mixed_load
 from rlnlib.problem import CellProblem, cell_problem
 from rlnlib.solution import Solution, concatenate, warn_of_failures
 from rlnlib.solvers import StoppingRule
@@ -107,7 +108,7 @@ def predict(
                 equilibrium, u, cells.macroscopic_strain, energy_rtol, max_iterations
             )
         strain = equilibrium.strain(u, cells.macroscopic_strain)
-        stress = elasticity.hooke(strain, *cells.lame())
+        stress = cells.law(strain.dtype)(strain)
         bounds = certificate.energy_bounds(equilibrium, u, cells.macroscopic_strain, reference)
         known = {**vars(statistics), "displacement": edge * u, "energy_bounds": bounds}
         return Solution(strain, stress, stress.mean((2, 3, 4)), **known).to(dtype)
