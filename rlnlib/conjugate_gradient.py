@@ -1,7 +1,5 @@
 """K u = f by preconditioned conjugate gradients, cell by cell in a batch."""
 
-from __future__ import annotations
-
 import torch
 
 from rlnlib import fast

@@ -15,8 +15,6 @@ the derivative of a real cosine sampled at its zeros is zero. ``rotated``: B van
 Nyquist frequency (hourglass displacements without strain). ``hex8`` and ``bbar`` have no such frequency.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math
@@ -59,14 +57,9 @@ class Discretization:
         raise NotImplementedError
 
     def symbol(self, stiffness: torch.Tensor, frequencies: Sequence[torch.Tensor]) -> torch.Tensor:
-        """B^H C B by frequency; real, because the stencil is its own mirror image.
+        """B^H C B at some :func:`frequencies`, C (6, 6) -> (3, 3, F...) float64.
 
-        Args:
-            stiffness: C, the same in all voxels, (6, 6).
-            frequencies: Those of :func:`frequencies`.
-
-        Returns:
-            (3, 3, F...) float64.
+        It is real, because the stencil is its own mirror image.
         """
         raise NotImplementedError
 
@@ -251,11 +244,7 @@ DISCRETIZATIONS = tuple(KINDS)
 
 
 def make(name: str, shape: Sequence[int], spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> Discretization:
-    """Make the discretization of that name on a grid.
-
-    Raises:
-        ValueError: For an unknown name.
-    """
+    """Make the discretization of that name on a grid. Raises ValueError for an unknown name."""
     return KINDS[_checks.one_of("discretization", name, DISCRETIZATIONS)](shape, spacing)
 
 

@@ -37,14 +37,7 @@ def lame_parameters(young: float, poisson: float) -> tuple[float, float]:
 
 
 def lame_table(phases) -> torch.Tensor:
-    """Lame's lambda and mu of each phase.
-
-    Args:
-        phases: (young, poisson) of each phase.
-
-    Returns:
-        (P, 2) float64.
-    """
+    """Lame's lambda and mu of each phase, from its (young, poisson). Shape: -> (P, 2) float64."""
     return torch.tensor([lame_parameters(*phase) for phase in phases], dtype=torch.float64)
 
 

@@ -7,8 +7,6 @@ Here it is that of elasticity, y being the strain; :mod:`rlnlib.other_physics` h
 B^T = -div, the adjoint of the gradient; it cancels in Phi.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

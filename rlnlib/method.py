@@ -53,11 +53,14 @@ class Method:
         """Of the fields that are returned."""
         return torch.float64 if isinstance(self.dtype, str) else self.dtype
 
-    def work_dtype(self, contrast: float) -> torch.dtype:
-        """Of the iteration."""
-        if self.dtype == "mixed" and self.solver == "conjugate_gradient" and contrast <= _FLOAT32_CONTRAST:
-            return torch.float32
-        return self.kept_dtype
+    def work_dtype(self, cell: CellProblem) -> torch.dtype:
+        """Of the iteration, by the ratio of the cell's Young's moduli, or eigenvalues of anisotropic stiffnesses."""
+        if self.dtype != "mixed" or self.solver != "conjugate_gradient":
+            return self.kept_dtype
+        moduli = torch.tensor([young for young, _ in cell.phases], dtype=torch.float64)
+        if cell.stiffness is not None:
+            moduli = torch.linalg.eigvalsh(cell.stiffness)
+        return torch.float32 if float(moduli.max() / moduli.min()) <= _FLOAT32_CONTRAST else torch.float64
 
     def medium(self, cell: CellProblem, modulus: float) -> tuple[float, float]:
         """(young, poisson) of the reference medium, for a cell with moduli in units of ``modulus``."""
@@ -99,6 +102,12 @@ def split_load(macroscopic_strain, macroscopic_stress, batch: int) -> tuple[torc
             f"components {', '.join(names)} have both or neither."
         )
     return values["macroscopic_strain"], values["macroscopic_stress"], of_stress
+
+
+def first_strain(macroscopic_strain, macroscopic_stress):
+    """The strain that a cell problem begins with: along axis 0 where none is given, or a stress that decides it."""
+    given = macroscopic_strain is not None and macroscopic_stress is None
+    return macroscopic_strain if given else (1, 0, 0, 0, 0, 0)
 
 
 def strain_of_mixed_load(
@@ -149,7 +158,7 @@ def in_chunks(cell: CellProblem, method: Method, solve: Callable[..., Solution])
     threads = fast.cores.idle(torch.get_num_threads())
     workers = min(workers, threads)
     # The preconditioner alone needs the operator's inverse, 72 bytes a voxel in float64: once, as the loop takes it.
-    work_dtype, medium = method.work_dtype(cell.contrast), method.medium(scaled, units.modulus)
+    work_dtype, medium = method.work_dtype(cell), method.medium(scaled, units.modulus)
     make = green.kept_operator if chunk > 1 else green.GreenOperator
 
     def solve_from(first: int) -> Solution:

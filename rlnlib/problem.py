@@ -41,15 +41,6 @@ class CellProblem:
         return tuple(self.labels.shape[1:])
 
     @property
-    def contrast(self) -> float:
-        """Largest over smallest Young's modulus; of anisotropic phases, eigenvalue of C."""
-        if self.stiffness is not None:
-            eigenvalues = torch.linalg.eigvalsh(self.stiffness)
-            return float(eigenvalues.max() / eigenvalues.min())
-        moduli = [young for young, _ in self.phases]
-        return max(moduli) / min(moduli)
-
-    @property
     def has_one_poisson_ratio(self) -> bool:
         return len({nu for _, nu in self.phases}) == 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -60,21 +62,18 @@ class RLN(nn.Module):
                 f"{tuple(indicators.shape)}. rlnlib.rln.phase_indicators(stiff) makes them."
             )
 
-        def perturbation(network):
-            def f(past):  # newest first, 1 + history fields (B, 1, N1, N2, N3)
-                segmented = torch.cat([indicators * y for y in past], dim=1)  # (B, 2 (1 + history), N1, N2, N3)
-                field = network(segmented)  # (B, 1, N1, N2, N3)
-                if field.shape != past[0].shape:
-                    raise ValueError(
-                        f"proximal must make a network from {tuple(segmented.shape)} to {tuple(past[0].shape)}; this "
-                        f"one gave {tuple(field.shape)}."
-                    )
-                return field - field.mean(self.mean_axes, keepdim=True)  # a perturbation has mean zero (section 3.2)
-
-            return f
+        def f(network, past):  # newest first, 1 + history fields (B, 1, N1, N2, N3)
+            segmented = torch.cat([indicators * y for y in past], dim=1)  # (B, 2 (1 + history), N1, N2, N3)
+            field = network(segmented)  # (B, 1, N1, N2, N3)
+            if field.shape != past[0].shape:
+                raise ValueError(
+                    f"proximal must make a network from {tuple(segmented.shape)} to {tuple(past[0].shape)}; this one "
+                    f"gave {tuple(field.shape)}."
+                )
+            return field - field.mean(self.mean_axes, keepdim=True)  # a perturbation has mean zero (section 3.2)
 
         reference = torch.ones_like(indicators[:, :1])  # the macroscopic strain, divided by itself
-        fs = [perturbation(self.proximals[i % len(self.proximals)]) for i in range(self.passes)]
+        fs = [partial(f, self.proximals[i % len(self.proximals)]) for i in range(self.passes)]
         iterates = list(solvers.recurrence(fs, reference, self.history))  # eq. 21: y_1 to y_N of F_theta(y_R, m)
         return iterates if return_iterates else iterates[-1]
 

@@ -64,8 +64,7 @@ class StoppingRule:
             object.__setattr__(self, name, _checks.within(name, getattr(self, name), 0, sys.float_info.max))
         if self.rtol == 0 and self.atol == 0:
             raise ValueError("rtol and atol are both 0, which no iteration can reach: set one of them above 0.")
-        iterations = _checks.positive_integer("max_iterations", self.max_iterations)
-        object.__setattr__(self, "max_iterations", iterations)
+        object.__setattr__(self, "max_iterations", _checks.positive_integer("max_iterations", self.max_iterations))
 
     def threshold(self, rhs_norm: torch.Tensor) -> torch.Tensor:
         """The norm of the residual at which a cell is done. Shape: (B,) -> (B,)."""

@@ -8,15 +8,13 @@ Started by ``torchrun``, each process takes its share of every batch and all of 
 make the step of one with a batch twice as large.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from rlnlib import _checks
+from rlnlib import _checks, symmetry
 from rlnlib.fast.processes import fast_precision as fast_precision
 from rlnlib.fast.processes import mean_over_processes, start
 from rlnlib.inference import predict_strain
@@ -63,9 +61,9 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self):
-        clean: dict[str, Any] = {
-            name: _checks.positive_integer(name, getattr(self, name)) for name in ("epochs", "batch_size")
-        }
+        clean: dict[str, Any] = {}
+        for name in ("epochs", "batch_size"):
+            clean[name] = _checks.positive_integer(name, getattr(self, name))
         for name in ("learning_rate", "final_learning_rate", "checkpoint_minutes"):
             clean[name] = _checks.positive(name, getattr(self, name))
         clean["warm_up"] = _checks.within("warm_up", self.warm_up, 0, 0.999)
@@ -76,11 +74,9 @@ class TrainingConfig:
         if self.max_minutes is not None:
             clean["max_minutes"] = _checks.positive("max_minutes", self.max_minutes)
         if self.pass_weights is not None:
-            try:
-                weights = list(self.pass_weights)
-            except TypeError as error:
-                raise ValueError(f"pass_weights must be one number a pass; it is {self.pass_weights!r}.") from error
-            clean["pass_weights"] = tuple(_checks.positive("an entry of pass_weights", weight) for weight in weights)
+            if _checks.length(self.pass_weights) < 0:
+                raise ValueError(f"pass_weights must be one number a pass; it is {self.pass_weights!r}.")
+            clean["pass_weights"] = tuple(_checks.positive("an entry of pass_weights", w) for w in self.pass_weights)
         for name, value in clean.items():
             object.__setattr__(self, name, value)
 
@@ -129,10 +125,9 @@ def step(model, optimizer, fabric, cells: torch.Tensor, strain: torch.Tensor, co
 
 
 #: Of a run: epochs done, batches of the present one, the loss and the cells summed over them, time, the best epoch.
-_BEGINNING: dict[str, Any] = {
-    **{"epoch": 0, "batch": 0, "loss_sum": 0.0, "seen": 0, "seconds": 0.0, "out_of_time": False},
-    **{"best_error": math.inf, "best": {}},
-}
+_BEGINNING: dict[str, Any] = dict(
+    epoch=0, batch=0, loss_sum=0.0, seen=0, seconds=0.0, out_of_time=False, best_error=math.inf, best={}
+)
 
 
 @dataclass
@@ -217,9 +212,7 @@ def train(
         FloatingPointError: if the loss or a weight is no longer finite.
     """
     if not isinstance(model, RLN):
-        raise ValueError(
-            f"model must be a rlnlib.RLN, with a network of yours as its proximal; it is a {type(model).__name__}."
-        )
+        raise ValueError(f"model must be a rlnlib.RLN, whose proximal may be yours; it is a {type(model).__name__}.")
     keeper = Keeper() if keeper is None else keeper
     if not isinstance(keeper, Keeper):
         raise ValueError(f"keeper must be a training.Keeper; it is {keeper!r}. rlnlib.runs.train takes a folder.")
@@ -248,12 +241,12 @@ def train(
                 group["lr"] = _rate(config, done)
             chosen = order[state["batch"] * step_size : (state["batch"] + 1) * step_size]
             # Drawn for the whole batch, so that they do not depend on the number of processes.
-            moves = draw_moves(len(chosen), _generator(config.seed, state["epoch"], state["batch"]))
+            moves = symmetry.draw_moves(len(chosen), _generator(config.seed, state["epoch"], state["batch"]))
             share = slice(fabric.global_rank, None, fabric.world_size)
             records, moves = fabric.to_device((chosen[share], moves[share]))
             cells, target = stiff[records], strain[records]
             if config.augment:
-                cells, target = moved_by(cells, moves), moved_by(target, moves)
+                cells, target = symmetry.moved_by(cells, moves), symmetry.moved_by(target, moves)
             loss = step(model, optimizer, fabric, cells, target, config)
             state["batch"] += 1
             state["loss_sum"] += (loss * len(chosen)).double()  # on the device: a GPU does not wait for the host
@@ -305,29 +298,6 @@ def _generator(*key: int) -> torch.Generator:
     for part in key:
         seed = (seed * 1_000_003 + part + 1) % 2**63
     return torch.Generator().manual_seed(seed)
-
-
-def draw_moves(count: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw shifts along three axes, mirrors of three axes, and exchange. Shape: -> (count, 7) int64."""
-    return torch.randint(0, 2**31 - 1, (count, 7), generator=generator)
-
-
-def moved_by(field: torch.Tensor, moves: torch.Tensor) -> torch.Tensor:
-    """Shift, mirror and turn each field as its row of ``moves`` says. Shape: (B, N1, N2, N3), (B, 7) -> the same.
-
-    These are the symmetries of the axial strain under a load along axis 0.
-    """
-    odd = moves[:, 3:] % 2 == 1  # (B, 4): mirror axis 0, 1, 2; exchange
-    index = []
-    for axis, n in enumerate(field.shape[1:]):
-        at = (torch.arange(n, device=field.device) - moves[:, axis : axis + 1]) % n  # (B, n)
-        at = torch.where(odd[:, axis : axis + 1], at.flip(1), at)
-        index.append(at.view([len(field), *(n if a == axis else 1 for a in range(3))]))
-    batch = torch.arange(len(field), device=field.device).view(-1, 1, 1, 1)
-    moved = field[tuple([batch, *index])]  # (B, N1, N2, N3)
-    if field.shape[2] == field.shape[3]:
-        moved = torch.where(odd[:, 3].view(-1, 1, 1, 1), moved.transpose(2, 3), moved)
-    return moved
 
 
 def _as_pair(name: str, data) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,21 +5,18 @@ part of the displacement, preconditioned by the same operator of a homogeneous r
 Fourier space. The strain returned is the mean over the voxel; for a trilinear cube that is the strain at its centroid.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch
 
 from rlnlib import _checks, elasticity, fast, lippmann_schwinger, problem, solvers
 from rlnlib.conjugate_gradient import conjugate_gradient
-from rlnlib.equilibrium import VoxelProblem, voxel_problem
+from rlnlib.equilibrium import VoxelProblem as VoxelProblem
+from rlnlib.equilibrium import voxel_problem
 from rlnlib.green import GreenOperator
-from rlnlib.method import Method, in_chunks, split_load, stiffness_columns, strain_of_mixed_load
+from rlnlib.method import Method, first_strain, in_chunks, split_load, stiffness_columns, strain_of_mixed_load
 from rlnlib.problem import CellProblem
 from rlnlib.solution import Solution, warn_of_failures
-
-__all__ = ["VoxelProblem", "effective_stiffness", "solve_strain"]
 
 
 def solve_strain(
@@ -81,7 +78,7 @@ def solve_strain(
         ValueError: For a wrong shape, label, contrast, Poisson ratio, load, discretization, dtype, tolerance, solver,
             reference or spacing.
     """
-    load = (1, 0, 0, 0, 0, 0) if macroscopic_strain is None or macroscopic_stress is not None else macroscopic_strain
+    load = first_strain(macroscopic_strain, macroscopic_stress)
     cell = problem.cell_problem(stiff, contrast, poisson, load, phases, spacing, device)
     method = Method.checked(discretization, rtol, atol, max_iterations, dtype, progress, solver, reference)
     method = replace(method, integration_points=_checks.boolean("integration_points", integration_points))
@@ -120,24 +117,19 @@ def effective_stiffness(
 
 def _solve(cell: CellProblem, operator: GreenOperator, method: Method, watch: solvers.Watch | None) -> Solution:
     """Strain, stress and displacement of the cells of a chunk, by the method's solver."""
-    points: dict[str, torch.Tensor] = {}
     if method.solver == "conjugate_gradient":
         equilibrium = voxel_problem(cell, operator, method.kept_dtype)
         with fast.memory.reused(operator.dtype):
             u, statistics = conjugate_gradient(equilibrium, method.stopping, operator.dtype, watch)
         strain = equilibrium.strain(u, cell.macroscopic_strain)
-        if method.integration_points:
-            points["strain_at_points"] = equilibrium.strain_at_points(u, cell.macroscopic_strain)
+        y = equilibrium.strain_at_points(u, cell.macroscopic_strain) if method.integration_points else None
         del equilibrium
     else:
         equation = lippmann_schwinger.from_green_operator(cell, operator)
         y, statistics = solvers.iterate(equation, solvers.ITERATIONS[method.solver](equation), method.stopping, watch)
         strain = y.mean(1)
-        if method.integration_points:
-            points["strain_at_points"] = y
         u = operator.displacement(operator.divergence(elasticity.hooke(y, *operator.lame)))
     law = cell.law(strain.dtype)
     stress = law(strain)
-    if points:
-        points["stress_at_points"] = law(points["strain_at_points"])
+    points = {"strain_at_points": y, "stress_at_points": law(y)} if method.integration_points else {}
     return Solution(strain, stress, stress.mean((2, 3, 4)), u, **vars(statistics), **points)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import rlnlib
-from rlnlib import _files, dataset, networks, runs, training
+from rlnlib import _files, dataset, networks, runs, symmetry, training
 from rlnlib.metrics import mase
 from rlnlib.rln import KINDS, RLN
 from rlnlib.runs import train
@@ -333,8 +333,8 @@ def test_augmented_pairs_are_pairs(sets):
     """The strain of the moved cell is the moved strain: the symmetries are exact for this load."""
     (cells, _), _ = sets
     exact = rlnlib.solve_strain(cells[:6], 10.0, rtol=1e-10).strain[:, 0]
-    moves = training.draw_moves(6, torch.Generator().manual_seed(0))
-    moved, field = training.moved_by(cells[:6], moves), training.moved_by(exact, moves)
+    moves = symmetry.draw_moves(6, torch.Generator().manual_seed(0))
+    moved, field = symmetry.moved_by(cells[:6], moves), symmetry.moved_by(exact, moves)
     again = rlnlib.solve_strain(moved, 10.0, rtol=1e-10).strain[:, 0]
     assert (again - field).abs().max() < 1e-7
     assert not torch.equal(moved, cells[:6])

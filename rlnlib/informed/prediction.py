@@ -14,7 +14,7 @@ from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.inference import BATCH_VOXELS
 from rlnlib.informed import certificate
 from rlnlib.informed.network import Cells, InformedRLN
-from rlnlib.method import split_load, strain_of_mixed_load
+from rlnlib.method import first_strain, split_load, strain_of_mixed_load
 from rlnlib.problem import CellProblem, cell_problem
 from rlnlib.solution import Solution, concatenate, warn_of_failures
 from rlnlib.solvers import StoppingRule
@@ -76,7 +76,7 @@ def predict(
             f"model must be the network of load_pretrained('informed') or another InformedRLN, not a "
             f"{type(model).__name__}; rlnlib.predict_strain serves the networks of the paper."
         )
-    load = (1, 0, 0, 0, 0, 0) if macroscopic_strain is None or macroscopic_stress is not None else macroscopic_strain
+    load = first_strain(macroscopic_strain, macroscopic_stress)
     problem = cell_problem(stiff, contrast, poisson, load, phases, spacing)
     if problem.stiffness is not None:
         raise ValueError("phases must be (young, poisson) pairs: the network knows isotropic materials only.")
