@@ -7,7 +7,6 @@ a Fourier transform makes it a 3 x 3 matrix for each frequency.
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from typing import Any
 
@@ -117,19 +116,6 @@ class GreenOperator:
             torch.mul(self.inverse[a], spectrum[:, 0], out=solved[:, i])  # (B, F...)
             solved[:, i].addcmul_(self.inverse[b], spectrum[:, 1]).addcmul_(self.inverse[c], spectrum[:, 2])
         return solved
-
-
-def kept_operator(*arguments, **options) -> GreenOperator:
-    """Make the :class:`GreenOperator` of these arguments, or return it if it is one of the eight used last.
-
-    Making the operator of a small grid takes as long as solving one cell with it.
-    """
-    return _kept(*arguments, fast_parts=fast.use(options.get("device") or "cpu"), **options)
-
-
-@functools.lru_cache(maxsize=8)
-def _kept(*arguments, fast_parts: bool, **options) -> GreenOperator:
-    return GreenOperator(*arguments, **options)
 
 
 class Fourier:

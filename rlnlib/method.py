@@ -1,7 +1,8 @@
-"""How a user wants a cell problem solved: method and load, checked; and the work, in chunks on all cores."""
+"""How a cell problem is solved: method and load as a user gives them, checked; and the work, in chunks on all cores."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -137,6 +138,19 @@ def strain_of_mixed_load(
     return found
 
 
+def kept_operator(*arguments, **options) -> green.GreenOperator:
+    """Make the Green operator of these arguments, or return it if it is one of the eight used last.
+
+    Making the operator of a small grid takes as long as solving one cell with it.
+    """
+    return _kept(*arguments, fast_parts=fast.use(options.get("device") or "cpu"), **options)
+
+
+@functools.lru_cache(maxsize=8)
+def _kept(*arguments, fast_parts: bool, **options) -> green.GreenOperator:
+    return green.GreenOperator(*arguments, **options)
+
+
 def in_chunks(cell: CellProblem, method: Method, solve: Callable[..., Solution]) -> Solution:
     """Solve chunk by chunk, in units in which moduli, strains and edges are of the order of one.
 
@@ -159,7 +173,7 @@ def in_chunks(cell: CellProblem, method: Method, solve: Callable[..., Solution])
     workers = min(workers, threads)
     # The preconditioner alone needs the operator's inverse, 72 bytes a voxel in float64: once, as the loop takes it.
     work_dtype, medium = method.work_dtype(cell), method.medium(scaled, units.modulus)
-    make = green.kept_operator if chunk > 1 else green.GreenOperator
+    make = kept_operator if chunk > 1 else green.GreenOperator
 
     def solve_from(first: int) -> Solution:
         cells = slice(first, first + chunk)

@@ -511,7 +511,7 @@ def test_the_operator_of_a_small_grid_is_kept(monkeypatch):
     made = []
     start = green.GreenOperator.__init__
     monkeypatch.setattr(green.GreenOperator, "__init__", lambda *a, **k: made.append(a[1]) or start(*a, **k))
-    green._kept.cache_clear()
+    method._kept.cache_clear()
     cell = rlnlib.generate_cells(1, size=6, grain_size=(1, 3), seed=0)
     first, second = rlnlib.solve_strain(cell, 10.0), rlnlib.solve_strain(cell, 10.0)
     assert len(made) == 1 and torch.equal(first.strain, second.strain)

@@ -19,6 +19,7 @@ from torch import nn
 
 from rlnlib import _checks, discretizations, elasticity, green, networks, proximals, solvers
 from rlnlib.informed import certificate
+from rlnlib.method import kept_operator
 from rlnlib.voxel_fe import VoxelProblem
 
 #: Poisson's ratio of the reference medium whose Green operator each pass sees, whatever the phases are.
@@ -48,7 +49,7 @@ class Cells:
         young = young / young.amin((1, 2, 3), keepdim=True)
         shear = young / (2 * (1 + poisson))
         lame = torch.stack([2 * shear * poisson / (1 - 2 * poisson), shear], 1)  # (B, 2, N1, N2, N3)
-        operator = green.kept_operator(
+        operator = kept_operator(
             tuple(young.shape[1:]), "bbar", 1.0, REFERENCE_POISSON, dtype=dtype, device=young.device
         )
         gradient = discretizations.BBar.element_gradient()

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import torch
 
-from rlnlib import _checks, fast, green
+from rlnlib import _checks, fast
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.inference import BATCH_VOXELS
 from rlnlib.informed import certificate
 from rlnlib.informed.network import Cells, InformedRLN
-from rlnlib.method import first_strain, split_load, strain_of_mixed_load
+from rlnlib.method import first_strain, kept_operator, split_load, strain_of_mixed_load
 from rlnlib.problem import CellProblem, cell_problem
 from rlnlib.solution import Solution, concatenate, warn_of_failures
 from rlnlib.solvers import StoppingRule
@@ -92,7 +92,7 @@ def predict(
     stopping = StoppingRule(1.0 if rtol is None else rtol, max_iterations=max_iterations)
     home = next(model.parameters()).device
     device = _checks.as_device(device, home)
-    reference = green.kept_operator(problem.shape, "bbar", *certificate.softest_medium(problem.phases), device=device)
+    reference = kept_operator(problem.shape, "bbar", *certificate.softest_medium(problem.phases), device=device)
     together, workers = fast.cores.chunking(math.prod(problem.shape), device, BATCH_VOXELS)
     together = min(together, math.ceil(len(problem) / workers))  # few cells keep all workers busy, too
 
