@@ -32,10 +32,11 @@ import torch
 
 import rlnlib
 from measured import draw_test_cells
-from rlnlib import certificate, dataset, informed, solvers, weight_files
+from rlnlib import dataset, informed, solvers, weight_files
 from rlnlib._files import write_atomically
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.dataset import making
+from rlnlib.informed import certificate
 from rlnlib.provenance import parse, significant, write_record
 
 LOADS = {

@@ -8,17 +8,15 @@ Read the lesson in this order; the other modules serve it.
 - Its solution: :mod:`~rlnlib.solvers`, :mod:`~rlnlib.equilibrium`, :mod:`~rlnlib.conjugate_gradient`,
   :mod:`~rlnlib.voxel_fe`.
 - Learning it: :mod:`~rlnlib.networks`, :mod:`~rlnlib.rln`, :mod:`~rlnlib.training`, :mod:`~rlnlib.metrics`.
-- Beyond the paper: :mod:`~rlnlib.regression`, :mod:`~rlnlib.certificate`, :mod:`~rlnlib.informed`,
-  :mod:`~rlnlib.prediction`; crystals: :mod:`~rlnlib.anisotropy`.
+- Beyond the paper: :mod:`~rlnlib.regression`, :mod:`~rlnlib.informed`; crystals: :mod:`~rlnlib.engineering`.
 """
 
 from rlnlib._version import __version__
 from rlnlib.images import load_cell
 from rlnlib.inference import predict_strain
-from rlnlib.informed import InformedRLN
+from rlnlib.informed import InformedRLN, predict
 from rlnlib.metrics import mase
 from rlnlib.microstructure import generate_cells
-from rlnlib.prediction import predict
 from rlnlib.published import load_published
 from rlnlib.rln import RLN
 from rlnlib.solution import Solution

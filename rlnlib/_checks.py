@@ -10,7 +10,7 @@ import inspect
 import math
 import numbers
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +199,93 @@ def as_path(value, name: str = "path") -> Path:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be the path of a file; it is {shown(value)} ({error}).") from error
     return Path(text)
+
+
+def as_phases(contrast, poisson, phases) -> list:
+    """What each phase is, from the two-phase short form or the list: (young, poisson), or a stiffness (6, 6)."""
+    if (contrast is None) == (phases is None):
+        raise ValueError("Give either contrast (two phases) or phases=[(young, poisson), ...], and not both.")
+    if phases is None:
+        nu = poisson_ratio(poisson)
+        return [(1.0, nu), (_modulus("contrast", contrast), nu)]
+    pairs = list(phases) if isinstance(phases, Iterable) and not isinstance(phases, (str, bytes)) else []
+    if not pairs or any(length(phase) not in (2, 6) for phase in pairs):
+        raise ValueError(
+            f"phases must be a list of (young, poisson) pairs or of stiffnesses (6, 6) in Mandel notation, one for "
+            f"each label; it is {shown(phases)}."
+        )
+    return [_stiffness(phase) if length(phase) == 6 else _isotropic(*phase) for phase in pairs]
+
+
+def _isotropic(young, poisson) -> tuple[float, float]:
+    return _modulus("phases: Young's modulus", young), poisson_ratio(poisson)
+
+
+def _stiffness(value) -> torch.Tensor:
+    """A stiffness that is symmetric and positive definite. Shape: -> (6, 6) float64."""
+    matrix = as_tensor(value, "phases: a stiffness")
+    if matrix.shape != (6, 6) or matrix.is_complex() or not bool(torch.isfinite(matrix).all()):
+        raise ValueError(
+            f"phases: a stiffness must be finite real numbers of the shape (6, 6); it has {tuple(matrix.shape)} and "
+            f"the dtype {matrix.dtype}."
+        )
+    matrix = matrix.to("cpu", torch.float64)
+    size = float(matrix.abs().max())
+    if not 1e-300 < size < 1e300 or float((matrix - matrix.mT).abs().max()) > 1e-6 * size:
+        raise ValueError("phases: a stiffness must be a symmetric matrix with entries of 1e-300 to 1e300.")
+    matrix = (matrix + matrix.mT) / 2
+    least = float(torch.linalg.eigvalsh(matrix / size)[0])
+    if least < 1e-12:
+        raise ValueError(
+            f"phases: a stiffness must be positive definite; its least eigenvalue is {least * size:g}. A stiffness in "
+            f"Voigt notation becomes one in Mandel notation by rlnlib.engineering.mandel_from_voigt."
+        )
+    return matrix
+
+
+def _modulus(name: str, value) -> float:
+    if is_number(value) and value == 0:
+        raise ValueError(
+            f"{name} must be positive; it is {value!r}. For a pore take a millionth of the solid's, "
+            f"phases=[(1e-6, 0.3), (1.0, 0.3)] with the label 0 in the pores."
+        )
+    return positive(name, value)
+
+
+def as_spacing(spacing) -> tuple[float, float, float]:
+    """The three edges of a voxel, in any unit, none more than a thousand times as long as another."""
+    values = as_tensor(spacing, "spacing")
+    if values.shape != (3,):
+        raise ValueError(f"spacing must be the three edges of a voxel; its shape is {tuple(values.shape)}.")
+    first, second, third = (positive("spacing", edge) for edge in values.tolist())
+    edges = first, second, third
+    if max(edges) > 1000 * min(edges):
+        raise ValueError(f"spacing must not have edges more than 1000 times another; it is {edges}.")
+    return edges
+
+
+def as_medium(reference) -> tuple[float, float]:
+    """The (young, poisson) of a reference medium."""
+    young, nu = pair("reference", reference)
+    return positive("reference: Young's modulus", young), poisson_ratio(nu, "reference: Poisson ratio")
+
+
+def mandel_vector(name: str, value, batch: int | None = None) -> torch.Tensor:
+    """Six finite Mandel components, float64; with ``batch``, one row for each cell.
+
+    Shape: (6,) or (B, 6) -> (6,), or (B, 6) where ``batch`` is given.
+    """
+    vector = as_tensor(value, name)
+    allowed = [(6,)] + ([(batch, 6)] if batch is not None else [])
+    if tuple(vector.shape) not in allowed or vector.is_complex():
+        raise ValueError(
+            f"{name} must be real numbers of the shape {' or '.join(map(str, allowed))} "
+            f"(Mandel order 11, 22, 33, 23, 13, 12); it has {tuple(vector.shape)} and the dtype {vector.dtype}."
+        )
+    vector = vector.to(torch.float64)
+    if not bool(torch.isfinite(vector).all()):
+        raise ValueError(f"{name} contains NaN or infinity: {vector.tolist()}.")
+    return vector if batch is None else vector.expand(batch, 6)
 
 
 def memory(name: str, needed: float) -> None:

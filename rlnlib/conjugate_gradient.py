@@ -1,44 +1,18 @@
 """K u = f by preconditioned conjugate gradients, cell by cell in a batch."""
 
-from __future__ import annotations
-
-from typing import Protocol
-
 import torch
 
 from rlnlib import fast
-from rlnlib.solution import Statistics
-from rlnlib.solvers import StoppingRule, Watch, inner, norm, over_cells
+from rlnlib.equilibrium import VoxelProblem
+from rlnlib.solvers import Statistics, StoppingRule, Watch, inner, norm, over_cells
 
 #: Fall of the residual after which it is recomputed. In float32 the carried residual is wrong by some 1e-6 of the
 #: last recomputed one (measured at contrast 50), so 1e-4 leaves two digits to spare.
 REPLACE_AT = 1e-4
 
 
-class LinearProblem(Protocol):
-    """K u = f for a batch: what the iteration needs to know."""
-
-    rhs: torch.Tensor  # f, (B, 3, N1, N2, N3)
-
-    def apply(self, u: torch.Tensor) -> torch.Tensor:
-        """K u."""
-        ...
-
-    def precondition(self, residual: torch.Tensor) -> torch.Tensor:
-        """An approximation of K^-1 residual."""
-        ...
-
-    def select(self, keep: torch.Tensor) -> LinearProblem:
-        """The same for some of the cells, given by their numbers."""
-        ...
-
-    def to(self, dtype: torch.dtype) -> LinearProblem:
-        """The same in another precision."""
-        ...
-
-
 def conjugate_gradient(
-    problem: LinearProblem,
+    problem: VoxelProblem,
     stopping: StoppingRule,
     work_dtype: torch.dtype | None = None,
     watch: Watch | None = None,

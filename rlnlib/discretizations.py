@@ -15,18 +15,19 @@ the derivative of a real cosine sampled at its zeros is zero. ``rotated``: B van
 Nyquist frequency (hourglass displacements without strain). ``hex8`` and ``bbar`` have no such frequency.
 """
 
-from __future__ import annotations
-
+import functools
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 
 from rlnlib import _checks, elasticity, fast
 from rlnlib.elasticity import MANDEL_PAIRS, SQRT2
+
+#: Takes displacements (B, 3, N1, N2, N3) and moduli (B, P, N1, N2, N3) to nodal forces K u, (B, 3, N1, N2, N3).
+Stiffness = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 #: Corners of a voxel, in units of its edges.
 CORNERS = tuple(itertools.product((0, 1), repeat=3))
@@ -56,14 +57,9 @@ class Discretization:
         raise NotImplementedError
 
     def symbol(self, stiffness: torch.Tensor, frequencies: Sequence[torch.Tensor]) -> torch.Tensor:
-        """B^H C B by frequency; real, because the stencil is its own mirror image.
+        """B^H C B at some :func:`frequencies`, C (6, 6) -> (3, 3, F...) float64.
 
-        Args:
-            stiffness: C, the same in all voxels, (6, 6).
-            frequencies: Those of :func:`frequencies`.
-
-        Returns:
-            (3, 3, F...) float64.
+        It is real, because the stencil is its own mirror image.
         """
         raise NotImplementedError
 
@@ -73,24 +69,17 @@ class Discretization:
 
     def divergence_of_uniform(self, stress: torch.Tensor, modulus: torch.Tensor) -> torch.Tensor:
         """Nodal forces of a uniform stress times a modulus of each voxel. (B, 6), (B, 1, N...) -> (B, 3, N...)."""
-        raise NotImplementedError
+        field = stress.to(modulus).view(-1, 1, 6, 1, 1, 1) * modulus[:, None]
+        return self.divergence(field.expand(-1, self.integration_points, -1, -1, -1, -1))
 
     def stiffness(self, units: Sequence[tuple[float, float]]) -> Stiffness:
-        """K = sum_p modulus_p B^T C_p B as an operator; C_p has the Lame parameters ``units[p]``."""
-        return Stiffness(self, units)
+        """K = B^T C B for C = sum_p modulus_p C_p by voxel; C_p is isotropic with the Lame parameters ``units[p]``."""
 
+        def apply(displacement, moduli):
+            lam, mu = elasticity.lame_fields(moduli, units)
+            return self.divergence(elasticity.hooke(self.gradient(displacement), lam[:, None], mu[:, None]))
 
-class Stiffness:
-    """K u = B^T C B u for C = sum_p modulus_p C_p, C_p isotropic, each modulus a field of values by voxel."""
-
-    def __init__(self, discretization: Discretization, units: Sequence[tuple[float, float]]):
-        self.discretization, self.units = discretization, units
-
-    def __call__(self, displacement: torch.Tensor, moduli: torch.Tensor) -> torch.Tensor:
-        """Shape: (B, 3, N1, N2, N3), (B, P, N1, N2, N3) -> (B, 3, N1, N2, N3)."""
-        strain = self.discretization.gradient(displacement)
-        lam, mu = elasticity.lame_fields(moduli, self.units)
-        return self.discretization.divergence(elasticity.hooke(strain, lam[:, None], mu[:, None]))
+        return apply
 
 
 class Continuous(Discretization):
@@ -123,14 +112,8 @@ class Continuous(Discretization):
 
     def symbol(self, stiffness, frequencies):
         k = torch.broadcast_tensors(*self._derivatives(frequencies))
-        b = torch.zeros(6, 3, *k[0].shape, dtype=torch.float64)  # B / i
-        for n, (i, j) in enumerate(MANDEL_PAIRS):
-            b[n, i] = k[j] if i == j else k[j] / SQRT2
-            b[n, j] = k[i] if i == j else k[i] / SQRT2
+        b = strain_of(torch.stack(k)[None])[0]  # B / i, (6, 3, F...)
         return torch.einsum("ni...,nm,mj...->ij...", b, stiffness.to(b), b)  # (3, 3, F...)
-
-    def divergence_of_uniform(self, stress, modulus):
-        return self.divergence((stress.to(modulus).view(-1, 6, 1, 1, 1) * modulus)[:, None])
 
     def _derivatives(self, frequencies):
         """xi by axis, zero at the Nyquist frequency."""
@@ -170,14 +153,7 @@ class Element(Discretization):
         shape_gradient = torch.stack(  # (G, 3, 8): dN_c / dx_j
             [slope[:, j] * value[..., (j + 1) % 3] * value[..., (j + 2) % 3] for j in range(3)], dim=1
         )
-        gradient = torch.zeros(len(points), 6, 3, 8, dtype=torch.float64)
-        for n, (i, j) in enumerate(MANDEL_PAIRS):
-            if i == j:
-                gradient[:, n, i] = shape_gradient[:, i]
-            else:  # sqrt(2) epsilon_ij = (u_i,j + u_j,i) / sqrt(2)
-                gradient[:, n, i] = shape_gradient[:, j] / SQRT2
-                gradient[:, n, j] = shape_gradient[:, i] / SQRT2
-        return gradient
+        return strain_of(shape_gradient)
 
     @classmethod
     def element_stiffness(cls, stiffness: torch.Tensor, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> torch.Tensor:
@@ -221,28 +197,18 @@ class Element(Discretization):
         return to_corners(corner_forces.expand(-1, -1, *self.shape), modulus)
 
     def stiffness(self, units):
-        return ElementStiffness(self, units)
+        """By elements: corner values times the matrix of the element, added up at the nodes."""
+        matrices = [self.element_stiffness(elasticity.stiffness_from_lame(*unit), self.spacing) for unit in units]
+        modes = functools.cache(lambda: fast.elements.corner_modes(matrices))
 
+        def apply(displacement, moduli):
+            if fast.use(displacement.device):
+                return fast.elements.nodal_forces(displacement, moduli, modes())
+            parts = zip(matrices, moduli[:, None].unbind(2), strict=True)
+            forces = [to_corners(from_corners(k.to(displacement), displacement), modulus) for k, modulus in parts]
+            return forces[0] if len(forces) == 1 else forces[0] + forces[1]
 
-class ElementStiffness(Stiffness):
-    """K u by elements: corner values times the matrix of the element, added up at the nodes."""
-
-    def __init__(self, discretization: Element, units: Sequence[tuple[float, float]]):
-        super().__init__(discretization, units)
-        self.matrices = [
-            discretization.element_stiffness(elasticity.stiffness_from_lame(*unit), discretization.spacing)
-            for unit in units
-        ]
-        self._blocks: Any = None
-
-    def __call__(self, displacement, moduli):
-        if fast.use(displacement.device):
-            if self._blocks is None:
-                self._blocks = fast.elements.corner_modes(self.matrices)
-            return fast.elements.nodal_forces(displacement, moduli, self._blocks)
-        parts = zip(self.matrices, moduli[:, None].unbind(2), strict=True)
-        forces = [to_corners(from_corners(k.to(displacement), displacement), modulus) for k, modulus in parts]
-        return forces[0] if len(forces) == 1 else forces[0] + forces[1]
+        return apply
 
 
 class Rotated(Element):
@@ -278,12 +244,22 @@ DISCRETIZATIONS = tuple(KINDS)
 
 
 def make(name: str, shape: Sequence[int], spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> Discretization:
-    """Make the discretization of that name on a grid.
-
-    Raises:
-        ValueError: For an unknown name.
-    """
+    """Make the discretization of that name on a grid. Raises ValueError for an unknown name."""
     return KINDS[_checks.one_of("discretization", name, DISCRETIZATIONS)](shape, spacing)
+
+
+def strain_of(derivative: torch.Tensor) -> torch.Tensor:
+    """B in Mandel's order from the d/dx_j of what each displacement component is multiplied by.
+
+    Shape: (G, 3, ...) -> (G, 6, 3, ...): Mandel component, displacement component.
+    """
+    b = derivative.new_zeros(len(derivative), 6, *derivative.shape[1:])
+    for n, (i, j) in enumerate(MANDEL_PAIRS):
+        if i == j:
+            b[:, n, i] = derivative[:, i]
+        else:  # sqrt(2) epsilon_ij = (u_i,j + u_j,i) / sqrt(2)
+            b[:, n, i], b[:, n, j] = derivative[:, j] / SQRT2, derivative[:, i] / SQRT2
+    return b
 
 
 def from_corners(matrix: torch.Tensor, nodal: torch.Tensor) -> torch.Tensor:

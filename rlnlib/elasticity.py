@@ -37,26 +37,14 @@ def lame_parameters(young: float, poisson: float) -> tuple[float, float]:
 
 
 def lame_table(phases) -> torch.Tensor:
-    """Lame's lambda and mu of each phase.
-
-    Args:
-        phases: (young, poisson) of each phase.
-
-    Returns:
-        (P, 2) float64.
-    """
+    """Lame's lambda and mu of each phase, from its (young, poisson). Shape: -> (P, 2) float64."""
     return torch.tensor([lame_parameters(*phase) for phase in phases], dtype=torch.float64)
 
 
 def lame_fields(moduli: torch.Tensor, units) -> tuple[torch.Tensor, torch.Tensor]:
-    """lambda and mu of sum_p modulus_p C_p by voxel.
+    """lambda and mu of sum_p modulus_p C_p by voxel, C_p having the Lame parameters ``units[p]``.
 
-    Args:
-        moduli: (B, P, N1, N2, N3).
-        units: Lame parameters of each C_p.
-
-    Returns:
-        lambda and mu, each (B, 1, N1, N2, N3).
+    Shape: (B, P, N1, N2, N3) -> two of (B, 1, N1, N2, N3).
     """
     lam, mu = (sum(unit[i] * moduli[:, p : p + 1] for p, unit in enumerate(units)) for i in range(2))
     return lam, mu
@@ -89,14 +77,13 @@ def isotropic_stiffness(young: float, poisson: float) -> torch.Tensor:
     """C of Hooke's law (eq. 1) as a matrix.
 
     Args:
-        young: Young's modulus, in any unit.
-        poisson: Poisson ratio.
+        young, poisson: As for :func:`lame_parameters`.
 
     Returns:
         (6, 6) float64, Mandel, in the unit of ``young``.
 
     Raises:
-        ValueError: For a modulus <= 0 or a Poisson ratio outside (-1, 0.5).
+        ValueError: As there.
     """
     return stiffness_from_lame(*lame_parameters(young, poisson))
 

@@ -1,4 +1,4 @@
-"""C as engineers write it: tensors, Voigt's notation, Young's moduli and Poisson ratios of an effective stiffness.
+"""C with up to 21 constants, as engineers write it: tensors, Voigt's notation, engineering constants, turned crystals.
 
 The library computes in Mandel's notation (:mod:`rlnlib.elasticity`). All others are converted here.
 """
@@ -113,6 +113,58 @@ def engineering_constants(stiffness) -> dict[str, torch.Tensor]:
     for n, (i, j) in enumerate(MANDEL_PAIRS[3:], start=3):
         constants[f"G{i + 1}{j + 1}"] = 1 / (2 * compliance[..., n, n])
     return constants
+
+
+def hooke_by_label(strain: torch.Tensor, stiffness: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """sigma = C epsilon (eq. 1) of anisotropic materials, C that of each voxel's label.
+
+    Args:
+        strain: (..., 6, N1, N2, N3), Mandel.
+        stiffness: C of each label, (P, 6, 6).
+        labels: Broadcast against one component of the strain, (..., N1, N2, N3) int64.
+
+    Returns:
+        The stress, of the strain's shape.
+    """
+    table, components = stiffness.to(strain).movedim(0, -1), strain.unbind(-4)
+    return torch.stack([sum(c[labels] * e for c, e in zip(row, components, strict=True)) for row in table], -4)
+
+
+def rotated(stiffness, rotation) -> torch.Tensor:
+    """C'_ijkl = R_ip R_jq R_kr R_ls C_pqrs: the stiffness of a material that was turned by R.
+
+    So a polycrystal's ``phases`` are ``rotated(crystal, rotations)``, with one rotation for each grain, which takes the
+    axes of its crystal to those of the cell (``scipy.spatial.transform.Rotation.random(grains).as_matrix()``).
+
+    Args:
+        stiffness: (..., 6, 6), Mandel.
+        rotation: (..., 3, 3), orthogonal.
+
+    Returns:
+        (..., 6, 6) float64, Mandel.
+
+    Raises:
+        ValueError: For another shape, or a matrix that is no rotation or reflection.
+    """
+    (stiffness, _), turn = _stiffness(stiffness), torch.as_tensor(rotation).double()
+    if turn.ndim < 2 or turn.shape[-2:] != (3, 3):
+        raise ValueError(f"A rotation must end in the shape (3, 3); this one has {tuple(turn.shape)}.")
+    if not torch.allclose(turn @ turn.mT, torch.eye(3, dtype=turn.dtype, device=turn.device), rtol=0, atol=1e-6):
+        raise ValueError("rotation must be orthogonal, R R^T = 1: this one also stretches.")
+    basis = tensor_from_mandel(torch.eye(6, dtype=turn.dtype, device=turn.device))
+    columns = mandel_from_tensor(turn[..., None, :, :] @ basis @ turn[..., None, :, :].mT)  # R e R^T of each
+    return columns.mT @ stiffness.double() @ columns
+
+
+def closest_isotropic(stiffness) -> torch.Tensor:
+    """Young's modulus and Poisson ratio of the mean of a stiffness over all orientations.
+
+    Shape: (..., 6, 6), Mandel -> (..., 2) float64.
+    """
+    matrix = _stiffness(stiffness)[0].double()
+    bulk = matrix[..., :3, :3].sum((-1, -2)) / 9
+    shear = (matrix.diagonal(dim1=-2, dim2=-1).sum(-1) - 3 * bulk) / 10
+    return torch.stack([9 * bulk * shear, (3 * bulk - 2 * shear) / 2], -1) / (3 * bulk + shear)[..., None]
 
 
 def _real(value, name: str) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rlnlib import anisotropy, discretizations, elasticity, fast, green, solvers
+from rlnlib import discretizations, elasticity, engineering, fast, green, solvers
 from rlnlib.problem import CellProblem
 
 #: A uniform strain or stress (B, 6), and the modulus of each voxel (B, 1, N1, N2, N3) that multiplies it.
@@ -21,7 +21,7 @@ def voxel_problem(cell: CellProblem, operator: green.GreenOperator, dtype: torch
 
 
 class VoxelProblem:
-    """K u = f for a batch of cells; see :class:`rlnlib.conjugate_gradient.LinearProblem`.
+    """K u = f for a batch of cells, as :func:`rlnlib.conjugate_gradient.conjugate_gradient` solves it.
 
     K is sum_p modulus_p K_p: for equal Poisson ratios Young's modulus times the K of unit modulus, else lambda and mu
     times the K of each alone.
@@ -146,4 +146,4 @@ class AnisotropicStiffness:
                     grid.element_stiffness(c, grid.spacing) for c in self.table
                 )
             return fast.elements.nodal_forces_by_label(u, labels, self._matrices)
-        return grid.divergence(anisotropy.hooke_by_label(grid.gradient(u), self.table, labels[:, None]))
+        return grid.divergence(engineering.hooke_by_label(grid.gradient(u), self.table, labels[:, None]))

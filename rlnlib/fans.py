@@ -25,7 +25,7 @@ import torch
 
 from rlnlib import _checks, elasticity, problem
 from rlnlib._files import replacing, write_atomically, writing
-from rlnlib.loads import split_load
+from rlnlib.method import first_strain, split_load
 from rlnlib.solution import Solution
 
 CASE, CELL, RESULT = "case.json", "cell.h5", "result.h5"
@@ -65,7 +65,7 @@ def write(
         OSError: the folder cannot be written.
     """
     folder = _checks.as_path(folder, "folder")
-    load = (1, 0, 0, 0, 0, 0) if macroscopic_strain is None or macroscopic_stress is not None else macroscopic_strain
+    load = first_strain(macroscopic_strain, macroscopic_stress)
     cell = problem.cell_problem(stiff, contrast, poisson, load, phases, spacing)
     if len(cell) != 1:
         raise ValueError(f"stiff must be one cell; it holds {len(cell)}. Write each into a folder of its own.")

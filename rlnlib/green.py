@@ -7,13 +7,12 @@ a Fourier transform makes it a 3 x 3 matrix for each frequency.
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from typing import Any
 
 import torch
 
-from rlnlib import _checks, _given, discretizations, elasticity, fast
+from rlnlib import _checks, discretizations, elasticity, fast
 from rlnlib.discretizations import DISCRETIZATIONS
 
 __all__ = ["DISCRETIZATIONS", "Fourier", "GreenOperator"]
@@ -52,7 +51,7 @@ class GreenOperator:
     ):
         self.shape = _checks.grid_shape("shape", shape)
         _checks.memory(f"The Green operator of {self.shape} voxels", 2 * 6 * 8 * math.prod(self.shape))
-        self.spacing = _given.as_spacing(spacing)
+        self.spacing = _checks.as_spacing(spacing)
         self.discretization = discretizations.make(discretization, self.shape, self.spacing)
         self.lame = elasticity.lame_parameters(young, poisson)
         self.device = _checks.as_device(device)
@@ -117,19 +116,6 @@ class GreenOperator:
             torch.mul(self.inverse[a], spectrum[:, 0], out=solved[:, i])  # (B, F...)
             solved[:, i].addcmul_(self.inverse[b], spectrum[:, 1]).addcmul_(self.inverse[c], spectrum[:, 2])
         return solved
-
-
-def kept_operator(*arguments, **options) -> GreenOperator:
-    """Make the :class:`GreenOperator` of these arguments, or return it if it is one of the eight used last.
-
-    Making the operator of a small grid takes as long as solving one cell with it.
-    """
-    return _kept(*arguments, fast_parts=fast.use(options.get("device") or "cpu"), **options)
-
-
-@functools.lru_cache(maxsize=8)
-def _kept(*arguments, fast_parts: bool, **options) -> GreenOperator:
-    return GreenOperator(*arguments, **options)
 
 
 class Fourier:

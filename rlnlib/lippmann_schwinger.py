@@ -7,22 +7,16 @@ Here it is that of elasticity, y being the strain; :mod:`rlnlib.other_physics` h
 B^T = -div, the adjoint of the gradient; it cancels in Phi.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
-from rlnlib import _given, elasticity, problem
+from rlnlib import _checks, elasticity, problem
 from rlnlib.green import GreenOperator
 from rlnlib.problem import CellProblem
 
 Operator = Callable[[torch.Tensor], torch.Tensor]
-
-
-def _itself(y: torch.Tensor) -> torch.Tensor:
-    return y  # every perturbation is admissible; a docstring here would describe `project` twice in the book
 
 
 @dataclass
@@ -37,8 +31,8 @@ class GoverningEquation:
         green: Applies its Green's function, b -> G * b, the solution of L_a y = b (eq. 14).
         heterogeneous: B, which is linear in y for the equations of this library.
         transpose: The adjoint of y -> G * B(y), needed by gradient descent alone.
-        project: Takes a field to the nearest perturbation that is admissible: one of zero mean, where the mean of y
-            is prescribed.
+        project: Takes a field to the nearest perturbation that is admissible: itself, or one of zero mean where the
+            mean of y is prescribed.
     """
 
     reference: torch.Tensor
@@ -46,7 +40,7 @@ class GoverningEquation:
     green: Operator
     heterogeneous: Operator
     transpose: Operator | None = None
-    project: Operator = _itself
+    project: Operator = torch.positive
     _last: tuple | None = field(default=None, init=False, repr=False)
 
     def governing(self, y: torch.Tensor) -> torch.Tensor:
@@ -109,7 +103,7 @@ def elastic_equation(
         ValueError: As :func:`rlnlib.solve_strain` does, and for a reference that is no pair.
     """
     cell = problem.cell_problem(stiff, contrast, poisson, macroscopic_strain, phases, spacing, device)
-    medium = elasticity.midpoint_medium(cell.phases) if reference is None else _given.as_medium(reference)
+    medium = elasticity.midpoint_medium(cell.phases) if reference is None else _checks.as_medium(reference)
     operator = GreenOperator(cell.shape, discretization, *medium, dtype, cell.labels.device, cell.spacing)
     return from_green_operator(cell, operator)
 
@@ -124,17 +118,12 @@ def from_green_operator(cell: CellProblem, operator: GreenOperator) -> Governing
     Returns:
         The equation for the strain y (B, G, 6, N1, N2, N3), Mandel.
     """
-    lam_r, mu_r = operator.lame
-    law = cell.law(operator.dtype, operator.lame)  # C' = C - C^R
+    # C' y = sum_h (C^h - C^R) m^h y; Gamma^0 of it is the sum over h of Gamma^h * (m^h y).
+    polarization = cell.law(operator.dtype, operator.lame)  # eq. 23: all h at once, since each voxel has one phase
     uniform = cell.macroscopic_strain.to(operator.dtype).view(-1, 1, 6, 1, 1, 1)
-
-    def polarization(y):
-        """C' y = sum_h (C^h - C^R) m^h y; Gamma^0 of it is the sum over h of Gamma^h * (m^h y)."""
-        return law(y)  # eq. 23: all h at once, since each voxel has one phase
-
     return GoverningEquation(
         reference=uniform.expand(-1, operator.integration_points, -1, *operator.shape).contiguous(),
-        linear=lambda y: operator.divergence(elasticity.hooke(y, lam_r, mu_r)),  # L y = div (C^R y) (eq. 4)
+        linear=lambda y: operator.divergence(elasticity.hooke(y, *operator.lame)),  # L y = div (C^R y) (eq. 4)
         green=lambda b: operator.gradient(operator.displacement(b)),  # the y' of L y' = b (eq. 6)
         heterogeneous=lambda y: operator.divergence(polarization(y)),  # div (C' y), minus the right-hand side of eq. 3
         # G * B = Gamma^0 C', and Gamma^0 and C' are their own adjoints.

@@ -1,7 +1,5 @@
 """``MASE = 100 mean |y_pred - y_true| / y_R``: how far a predicted field is from the true one, and in which waves."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -3,8 +3,6 @@
 A cell is an array (N1, N2, N3) of bool, True where the stiff phase is. Axis 0 is the loading axis.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from rlnlib import _checks
@@ -43,11 +41,14 @@ def pymks_cell(size: int, grain_size, soft_fraction: float, seed: int) -> np.nda
         raise ValueError(f"soft_fraction={soft_fraction!r} leaves no stiff voxel in a cell of {size}**3: lower it.")
     _checks.memory(f"A cell of size={size}", _BYTES * size**3)
     noise = np.random.RandomState(seed).random_sample((size,) * 3)
-    return _threshold(_smooth(noise, sizes), rank)
+    return _above_rank(noise, sizes, rank)
 
 
-def _smooth(noise: np.ndarray, grain_size) -> np.ndarray:
-    """Convolve noise (S, S, S) with a Gaussian of standard deviation g / (2 pi) along each axis, cut at g voxels."""
+def _above_rank(noise: np.ndarray, grain_size, rank: int) -> np.ndarray:
+    """Convolve noise (S, S, S) with a Gaussian of standard deviation g / (2 pi) along each axis, cut at g voxels.
+
+    True where the result is above its value of that rank, counted from the smallest.
+    """
     size = noise.shape[0]
     spectrum = np.fft.fftn(noise)  # (S, S, S) complex
     for axis, g in enumerate(grain_size):
@@ -56,23 +57,12 @@ def _smooth(noise: np.ndarray, grain_size) -> np.ndarray:
         kernel = np.zeros(size)
         kernel[(offsets + shift) % size] = np.exp(-2 * np.pi**2 * offsets**2 / g**2)
         spectrum *= np.fft.fft(kernel).reshape([-1 if a == axis else 1 for a in range(3)])
-    return np.fft.ifftn(spectrum).real
-
-
-def _threshold(field: np.ndarray, rank: int) -> np.ndarray:
-    """True where the field is above its value of that rank, counted from the smallest."""
+    field = np.fft.ifftn(spectrum).real
     return field > np.partition(field, rank, axis=None)[rank]
 
 
 def check_design(size: int, grain_size, stiff_fraction) -> tuple[int, tuple[int, int], tuple[float, float]]:
-    """Check the size and the ranges of a :func:`design`.
-
-    Returns:
-        Size, range of the grain size and range of the stiff fraction, as plain numbers.
-
-    Raises:
-        ValueError: no cell can have them.
-    """
+    """Check the size and the ranges of a :func:`design`, and return them as plain numbers. Raises ValueError."""
     size = _checks.positive_integer("size", size, least=2)
     low, high = _checks.pair("grain_size", grain_size)
     low = _checks.positive_integer("grain_size", low, most=size)
@@ -150,11 +140,8 @@ def generate_cell(index: int, grain_sizes, stiff_fractions, size: int, repeats: 
 
     Args:
         index: which cell.
-        grain_sizes: those of the set's :func:`design`, (points, 3).
-        stiff_fractions: likewise, (points,).
-        size: voxels along each edge.
-        repeats: cells of each design.
-        seed: that of the set.
+        grain_sizes, stiff_fractions: the set's :func:`design`, (points, 3) and (points,).
+        size, repeats, seed: those of the set.
 
     Returns:
         stiff (size, size, size) bool.
@@ -162,4 +149,4 @@ def generate_cell(index: int, grain_sizes, stiff_fractions, size: int, repeats: 
     point = index // repeats
     noise = np.random.default_rng([seed, index]).random((size,) * 3)
     stiff = int(np.clip(np.rint(stiff_fractions[point] * size**3), 1, size**3 - 1))
-    return _threshold(_smooth(noise, grain_sizes[point]), size**3 - stiff - 1)
+    return _above_rank(noise, grain_sizes[point], size**3 - stiff - 1)

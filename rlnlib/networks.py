@@ -4,8 +4,6 @@ Each maps the phase-segmented strains (B, C, N1, N2, N3) to a perturbation field
 of this file. A CPU computes the same by the code of :mod:`rlnlib.fast.convolutions`, unless RLN_PLAIN=1 is set.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -1,8 +1,7 @@
 """div sigma = 0 in a periodic cell under a macroscopic strain: what is given of an elastic cell problem.
 
-A cell problem is the labels of the voxels, the material of each label, the macroscopic strain, and the edges of a
-voxel. The finite-element solver (:mod:`rlnlib.voxel_fe`) and the Lippmann-Schwinger form
-(:mod:`rlnlib.lippmann_schwinger`) both start from it.
+The finite-element solver (:mod:`rlnlib.voxel_fe`) and the Lippmann-Schwinger form (:mod:`rlnlib.lippmann_schwinger`)
+both start from it.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from rlnlib import _checks, _given, anisotropy, elasticity
+from rlnlib import _checks, elasticity, engineering
 
 
 @dataclass(frozen=True)
@@ -42,15 +41,6 @@ class CellProblem:
         return tuple(self.labels.shape[1:])
 
     @property
-    def contrast(self) -> float:
-        """Largest over smallest Young's modulus; of anisotropic phases, eigenvalue of C."""
-        if self.stiffness is not None:
-            eigenvalues = torch.linalg.eigvalsh(self.stiffness)
-            return float(eigenvalues.max() / eigenvalues.min())
-        moduli = [young for young, _ in self.phases]
-        return max(moduli) / min(moduli)
-
-    @property
     def has_one_poisson_ratio(self) -> bool:
         return len({nu for _, nu in self.phases}) == 1
 
@@ -68,11 +58,6 @@ class CellProblem:
         """The value of each voxel's phase. Shape: (P,) -> (B, 1, N1, N2, N3)."""
         return table.to(self.labels.device)[self.labels][:, None]
 
-    def lame(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Lame's lambda and mu of each voxel, two float64 fields (B, 1, N1, N2, N3)."""
-        lam, mu = elasticity.lame_table(self.phases).unbind(1)
-        return self.by_voxel(lam), self.by_voxel(mu)
-
     def law(self, dtype: torch.dtype, reference: tuple[float, float] = (0.0, 0.0)) -> Callable:
         """The function that takes a strain to the stress C epsilon (eq. 1).
 
@@ -85,7 +70,7 @@ class CellProblem:
         """
         if self.stiffness is not None:
             excess = self.stiffness - elasticity.stiffness_from_lame(*reference)
-            return lambda strain: anisotropy.hooke_by_label(
+            return lambda strain: engineering.hooke_by_label(
                 strain, excess.to(strain), self.labels if strain.ndim == 5 else self.labels[:, None]
             )
         table = elasticity.lame_table(self.phases) - torch.tensor(reference, dtype=torch.float64)
@@ -105,28 +90,22 @@ def cell_problem(
     """Check what a user gives, and make a cell problem of it.
 
     Args:
-        stiff: (B, N1, N2, N3), or (N1, N2, N3) for a batch of one: bool or 0/1 with ``contrast``, else phase labels.
-        contrast: Young's modulus of the stiff phase; that of the soft one is 1.
-        poisson: Poisson ratio of both.
-        macroscopic_strain: (6,) or (B, 6), Mandel order 11, 22, 33, 23, 13, 12.
-        phases: In place of ``contrast``: (young, poisson) or stiffness (6, 6) of each label.
-        spacing: Edges of a voxel along the three axes; only their ratios matter for strain and stress.
-        device: Where the labels shall lie; by default where they are.
+        stiff, contrast, poisson, macroscopic_strain, phases, spacing, device: As for :func:`rlnlib.solve_strain`.
 
     Returns:
-        The problem.
+        The problem, with the labels on ``device``.
 
     Raises:
         ValueError: For a wrong shape, label, contrast, Poisson ratio, strain or spacing.
     """
-    materials = _given.as_phases(contrast, poisson, phases)
+    materials = _checks.as_phases(contrast, poisson, phases)
     labels = _checks.as_labels(stiff, len(materials))
     labels = labels.to(_checks.as_device(device, labels.device))
-    strain = _given.mandel_vector("macroscopic_strain", macroscopic_strain, batch=len(labels)).to(labels.device)
+    strain = _checks.mandel_vector("macroscopic_strain", macroscopic_strain, batch=len(labels)).to(labels.device)
     if not any(isinstance(material, torch.Tensor) for material in materials):
-        return CellProblem(labels, materials, strain, _given.as_spacing(spacing))
+        return CellProblem(labels, materials, strain, _checks.as_spacing(spacing))
     stiffness = torch.stack(
         [m if isinstance(m, torch.Tensor) else elasticity.isotropic_stiffness(*m) for m in materials]
     )
-    closest = [(young, nu) for young, nu in anisotropy.closest_isotropic(stiffness).tolist()]
-    return CellProblem(labels, closest, strain, _given.as_spacing(spacing), stiffness)
+    closest = [(young, nu) for young, nu in engineering.closest_isotropic(stiffness).tolist()]
+    return CellProblem(labels, closest, strain, _checks.as_spacing(spacing), stiffness)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
-from rlnlib import _checks, networks, proximals, solvers
+from rlnlib import _checks, proximals, solvers
 
 #: The paper's three models. All are RLN with other passes and tying.
 KINDS: dict[str, dict] = {
@@ -62,21 +62,18 @@ class RLN(nn.Module):
                 f"{tuple(indicators.shape)}. rlnlib.rln.phase_indicators(stiff) makes them."
             )
 
-        def perturbation(network):
-            def f(past):  # newest first, 1 + history fields (B, 1, N1, N2, N3)
-                segmented = torch.cat([indicators * y for y in past], dim=1)  # (B, 2 (1 + history), N1, N2, N3)
-                field = network(segmented)  # (B, 1, N1, N2, N3)
-                if field.shape != past[0].shape:
-                    raise ValueError(
-                        f"proximal must make a network from {tuple(segmented.shape)} to {tuple(past[0].shape)}; this "
-                        f"one gave {tuple(field.shape)}."
-                    )
-                return field - field.mean(self.mean_axes, keepdim=True)  # a perturbation has mean zero (section 3.2)
-
-            return f
+        def f(network, past):  # newest first, 1 + history fields (B, 1, N1, N2, N3)
+            segmented = torch.cat([indicators * y for y in past], dim=1)  # (B, 2 (1 + history), N1, N2, N3)
+            field = network(segmented)  # (B, 1, N1, N2, N3)
+            if field.shape != past[0].shape:
+                raise ValueError(
+                    f"proximal must make a network from {tuple(segmented.shape)} to {tuple(past[0].shape)}; this one "
+                    f"gave {tuple(field.shape)}."
+                )
+            return field - field.mean(self.mean_axes, keepdim=True)  # a perturbation has mean zero (section 3.2)
 
         reference = torch.ones_like(indicators[:, :1])  # the macroscopic strain, divided by itself
-        fs = [perturbation(self.proximals[i % len(self.proximals)]) for i in range(self.passes)]
+        fs = [partial(f, self.proximals[i % len(self.proximals)]) for i in range(self.passes)]
         iterates = list(solvers.recurrence(fs, reference, self.history))  # eq. 21: y_1 to y_N of F_theta(y_R, m)
         return iterates if return_iterates else iterates[-1]
 
@@ -92,33 +89,6 @@ class RLN(nn.Module):
         except RuntimeError as error:
             raise ValueError(f"The weights of {self.config} do not fit {other.config}: {error}") from error
         return other.train(self.training)
-
-    @classmethod
-    def from_config(cls, config: dict, proximal: str | Callable[[int], nn.Module] | None = None) -> RLN:
-        """Make the untrained model that a file describes.
-
-        Args:
-            config: what :attr:`config` was when the file was written.
-            proximal: for a network that is not the library's: the function or class that makes it, or its
-                "module:name". The word of a file alone does not have a module imported.
-
-        Raises:
-            ValueError: for a configuration that is none, or a network of yours that is not passed, or another one.
-        """
-        if not isinstance(config, dict) or not {"passes", "tied", "history"} <= config.keys() <= _OPTIONS:
-            raise ValueError(f"A configuration has the entries {', '.join(sorted(_OPTIONS))}; this one is {config!r}.")
-        stored = config.get("proximal", "vnet")
-        if proximal is None and stored not in networks.PROXIMALS:
-            raise ValueError(
-                f"The network {stored!r} is not one of the library's: pass the function or class that makes it as "
-                f"proximal=... (the word of a file alone does not have a module imported)."
-            )
-        if proximal is not None and proximals.full_name(proximal) != stored:
-            raise ValueError(f"The network of the file is {stored!r}, not {proximals.full_name(proximal)!r}.")
-        return cls(**{**config, "proximal": stored if proximal is None else proximal})
-
-
-_OPTIONS = {"passes", "tied", "history", "batch_mean", "proximal"}
 
 
 def phase_indicators(stiff, dtype=torch.float32) -> torch.Tensor:

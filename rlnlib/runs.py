@@ -23,6 +23,7 @@ from rlnlib._files import locked, write_atomically, writing
 from rlnlib.fast.processes import longest
 from rlnlib.rln import RLN
 from rlnlib.training import Run, TrainingConfig
+from rlnlib.weight_files import untrained
 
 CHECKPOINT, LEARNING_CURVE = "checkpoint.pt", "learning_curve.csv"
 #: What a checkpoint holds: recipe, network and data by which a run is known, and where it stands.
@@ -74,23 +75,25 @@ def train(
     if slice_minutes is not None and (not isinstance(slice_minutes, (int, float)) or math.isnan(slice_minutes)):
         raise ValueError(f"slice_minutes must be a number of minutes; it is {slice_minutes!r}.")
     folder = _checks.as_path(folder, "folder")
-    learned, held_out = training.as_pair("train_set", train_set), training.as_pair("validation_set", validation_set)
-    data = {"train": describe_data(*learned, train_set), "validation": describe_data(*held_out, validation_set)}
     with contextlib.ExitStack() as stack:
-        keeper = _Folder(folder, data, stack, progress, slice_minutes)
-        return training.train(model, learned, held_out, config, keeper, device)
+        keeper = _Folder(folder, (train_set, validation_set), stack, progress, slice_minutes)
+        return training.train(model, train_set, validation_set, config, keeper, device)
 
 
 class _Folder(training.Keeper):
     """Keeps a run in a folder, and ends it, or this call, in time."""
 
-    def __init__(self, folder: Path, data: dict, stack: contextlib.ExitStack, progress, slice_minutes: float | None):
-        self.folder, self.data, self.stack = folder, data, stack
+    def __init__(self, folder: Path, given: tuple, stack: contextlib.ExitStack, progress, slice_minutes: float | None):
+        self.folder, self.given, self.stack = folder, given, stack
         self.progress, self.slice_minutes = progress, slice_minutes
 
     def begin(self, run: Run) -> None:
+        data = {
+            "train": describe_data(*run.train_set, self.given[0]),
+            "validation": describe_data(*run.validation_set, self.given[1]),
+        }
         # The folder is held to these.
-        self.known = {"config": asdict(run.config), "model": run.network.config, "data": self.data}
+        self.known = {"config": asdict(run.config), "model": run.network.config, "data": data}
         if run.fabric.is_global_zero:
             with writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -159,7 +162,7 @@ def read_run(folder, proximal=None) -> tuple[RLN, TrainingConfig, list[dict]]:
     saved = read_checkpoint(Path(folder))
     if not saved["state"]["learning_curve"]:
         raise OSError(f"The run in {folder} has not finished an epoch yet.")
-    model = RLN.from_config(saved["model"], proximal)
+    model = untrained(saved["model"], proximal)
     model.load_state_dict(saved["state"]["best"])
     return model.eval(), TrainingConfig(**saved["config"]), saved["state"]["learning_curve"]
 

@@ -10,12 +10,14 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
 from rlnlib import _checks
-from rlnlib.solution import Statistics
+
+if TYPE_CHECKING:  # the networks take the loop alone
+    from rlnlib.lippmann_schwinger import GoverningEquation
 
 
 def recurrence(proximals, reference: torch.Tensor, history: int = 0) -> Iterator[torch.Tensor]:
@@ -62,12 +64,21 @@ class StoppingRule:
             object.__setattr__(self, name, _checks.within(name, getattr(self, name), 0, sys.float_info.max))
         if self.rtol == 0 and self.atol == 0:
             raise ValueError("rtol and atol are both 0, which no iteration can reach: set one of them above 0.")
-        iterations = _checks.positive_integer("max_iterations", self.max_iterations)
-        object.__setattr__(self, "max_iterations", iterations)
+        object.__setattr__(self, "max_iterations", _checks.positive_integer("max_iterations", self.max_iterations))
 
     def threshold(self, rhs_norm: torch.Tensor) -> torch.Tensor:
         """The norm of the residual at which a cell is done. Shape: (B,) -> (B,)."""
         return torch.maximum(self.rtol * rhs_norm, torch.as_tensor(self.atol / self.unit).to(rhs_norm))
+
+
+@dataclass
+class Statistics:
+    """How an iteration went, by cell: see :class:`rlnlib.Solution`."""
+
+    converged: torch.Tensor
+    iterations: torch.Tensor
+    residuals: torch.Tensor
+    residual: torch.Tensor
 
 
 #: Told the number of each iteration, and the largest relative residual of the cells that still iterate.
@@ -89,26 +100,29 @@ def inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.stack(planes, 1).flatten(1).sum(1)
 
 
-class FixedPointEquation(Protocol):
-    """y = Phi(y) for a batch; see :class:`rlnlib.lippmann_schwinger.GoverningEquation`."""
+def ratio(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Divide a by b for each cell; 0 where b is not positive, as for a cell that is solved exactly. Shape: (B,)."""
+    return torch.where(b > 0, a / torch.where(b > 0, b, 1), 0)
 
-    reference: torch.Tensor
 
-    def perturbation(self, y: torch.Tensor) -> torch.Tensor: ...
+def best_weights(directions, images, residual: torch.Tensor, rtol: float) -> torch.Tensor:
+    """The a with the least ``a . G a / 2 - b . a``, G_ij = (d_i, image_j) and b_i = (d_i, residual), for each cell.
 
-    def residual(self, y: torch.Tensor) -> torch.Tensor: ...
-
-    def linearized(self, direction: torch.Tensor) -> torch.Tensor: ...
-
-    def gradient(self, residual: torch.Tensor) -> torch.Tensor: ...
-
-    def project(self, y: torch.Tensor) -> torch.Tensor: ...
+    Directions that depend on each other, up to ``rtol``, share their part. Shape: D fields each -> (B, D).
+    """
+    gram = torch.stack([torch.stack([inner(d, k) for k in images], -1) for d in directions], -2)  # (B, D, D)
+    slope = torch.stack([inner(d, residual) for d in directions], -1)  # (B, D)
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    scale = torch.where(diagonal > 0, diagonal, 1).rsqrt()
+    scaled = scale[..., None] * ((gram + gram.mT) / 2) * scale[..., None, :]
+    inverse = torch.linalg.pinv(scaled, rtol=rtol, hermitian=True)
+    return scale * (inverse @ (scale * slope)[..., None])[..., 0]
 
 
 Proximal = Callable[[list[torch.Tensor]], torch.Tensor]
 
 
-def moulinec(equation: FixedPointEquation) -> Proximal:
+def moulinec(equation: GoverningEquation) -> Proximal:
     """f^M(y) = -sum_h Gamma^h * (m^h y), so that y_i = Phi(y_{i-1}) (Moulinec & Suquet 1998).
 
     Args:
@@ -120,7 +134,7 @@ def moulinec(equation: FixedPointEquation) -> Proximal:
     return lambda past: equation.perturbation(past[0])  # eq. 25
 
 
-def gradient_descent(equation: FixedPointEquation, step="line_search", direction: str = "gradient") -> Proximal:
+def gradient_descent(equation: GoverningEquation, step="line_search", direction: str = "gradient") -> Proximal:
     """f^G(y) = y - y_R - gamma d, with d the gradient of half the squared residual.
 
     A gradient has a mean where y may not have one: ``equation.project`` takes it off. Use each f for one run, since
@@ -155,17 +169,17 @@ def gradient_descent(equation: FixedPointEquation, step="line_search", direction
             return y - equation.reference - step * d  # eq. 26
         if step == "line_search" or not last:
             image = equation.linearized(d)
-            gamma = _ratio(inner(residual, image), inner(image, image))
+            gamma = ratio(inner(residual, image), inner(image, image))
         else:
             s = y - last["y"]
-            gamma = _ratio(inner(s, s), inner(s, d - last["d"]))
+            gamma = ratio(inner(s, s), inner(s, d - last["d"]))
         last.update(y=y, d=d)
         return y - equation.reference - over_cells(gamma, y) * d
 
     return descend
 
 
-def anderson(equation: FixedPointEquation, depth: int = 5) -> Proximal:
+def anderson(equation: GoverningEquation, depth: int = 5) -> Proximal:
     """Moulinec's f, mixed over the last ``depth`` steps so that the residual is smallest (Anderson 1965).
 
     Use each f for one run: it remembers those steps.
@@ -191,12 +205,7 @@ def anderson(equation: FixedPointEquation, depth: int = 5) -> Proximal:
         mixed = images[-1]
         changes = [new - old for old, new in itertools.pairwise(residuals)]
         if changes:
-            gram = torch.stack([torch.stack([inner(a, b) for b in changes], -1) for a in changes], -2)  # (B, D, D)
-            slope = torch.stack([inner(a, residuals[-1]) for a in changes], -1)  # (B, D)
-            scale = gram.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(gram.dtype).tiny).rsqrt()
-            scaled = scale[..., None] * gram * scale[..., None, :]  # (B, D, D)
-            inverse = torch.linalg.pinv(scaled, rtol=1e-12, hermitian=True)
-            weights = scale * (inverse @ (scale * slope)[..., None])[..., 0]  # (B, D)
+            weights = best_weights(changes, changes, residuals[-1], rtol=1e-12)
             for n, (old, new) in enumerate(itertools.pairwise(images)):
                 mixed = mixed - over_cells(weights[:, n], mixed) * (new - old)
         return mixed
@@ -205,7 +214,7 @@ def anderson(equation: FixedPointEquation, depth: int = 5) -> Proximal:
 
 
 #: The iterations on the Lippmann-Schwinger equation that :func:`rlnlib.solve_strain` knows, by name.
-ITERATIONS: dict[str, Callable[[FixedPointEquation], Proximal]] = {
+ITERATIONS: dict[str, Callable[..., Proximal]] = {
     "fixed_point": moulinec,
     "gradient_descent": gradient_descent,
     "barzilai_borwein": lambda equation: gradient_descent(equation, "barzilai_borwein", "residual"),
@@ -219,7 +228,7 @@ _ROUNDING = {torch.float64: 1e-13, torch.float32: 1e-5}
 
 
 def iterate(
-    equation: FixedPointEquation, proximal: Proximal, stopping: StoppingRule, watch: Watch | None = None
+    equation: GoverningEquation, proximal: Proximal, stopping: StoppingRule, watch: Watch | None = None
 ) -> tuple[torch.Tensor, Statistics]:
     """The loop of Fig. 2a with one f, until ``||y - Phi(y)|| <= max(rtol * ||y_R - Phi(y_R)||, atol)`` for each cell.
 
@@ -256,11 +265,6 @@ def iterate(
     scale = torch.where(first > threshold, first, 1)
     residuals = torch.stack(sizes, 1) / scale[:, None]  # (B, I + 1)
     return best, Statistics(least <= threshold, iterations, residuals, least / scale)
-
-
-def _ratio(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Divide a by b for each cell; 0 where b is not positive, as for a cell that is solved exactly. Shape: (B,)."""
-    return torch.where(b > 0, a / torch.where(b > 0, b, 1), 0)
 
 
 def over_cells(value: torch.Tensor, field: torch.Tensor) -> torch.Tensor:

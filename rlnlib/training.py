@@ -8,8 +8,6 @@ Started by ``torchrun``, each process takes its share of every batch and all of 
 make the step of one with a batch twice as large.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,9 +61,9 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self):
-        clean: dict[str, Any] = {
-            name: _checks.positive_integer(name, getattr(self, name)) for name in ("epochs", "batch_size")
-        }
+        clean: dict[str, Any] = {}
+        for name in ("epochs", "batch_size"):
+            clean[name] = _checks.positive_integer(name, getattr(self, name))
         for name in ("learning_rate", "final_learning_rate", "checkpoint_minutes"):
             clean[name] = _checks.positive(name, getattr(self, name))
         clean["warm_up"] = _checks.within("warm_up", self.warm_up, 0, 0.999)
@@ -76,11 +74,9 @@ class TrainingConfig:
         if self.max_minutes is not None:
             clean["max_minutes"] = _checks.positive("max_minutes", self.max_minutes)
         if self.pass_weights is not None:
-            try:
-                weights = list(self.pass_weights)
-            except TypeError as error:
-                raise ValueError(f"pass_weights must be one number a pass; it is {self.pass_weights!r}.") from error
-            clean["pass_weights"] = tuple(_checks.positive("an entry of pass_weights", weight) for weight in weights)
+            if _checks.length(self.pass_weights) < 0:
+                raise ValueError(f"pass_weights must be one number a pass; it is {self.pass_weights!r}.")
+            clean["pass_weights"] = tuple(_checks.positive("an entry of pass_weights", w) for w in self.pass_weights)
         for name, value in clean.items():
             object.__setattr__(self, name, value)
 
@@ -129,10 +125,9 @@ def step(model, optimizer, fabric, cells: torch.Tensor, strain: torch.Tensor, co
 
 
 #: Of a run: epochs done, batches of the present one, the loss and the cells summed over them, time, the best epoch.
-_BEGINNING: dict[str, Any] = {
-    **{"epoch": 0, "batch": 0, "loss_sum": 0.0, "seen": 0, "seconds": 0.0, "out_of_time": False},
-    **{"best_error": math.inf, "best": {}},
-}
+_BEGINNING: dict[str, Any] = dict(
+    epoch=0, batch=0, loss_sum=0.0, seen=0, seconds=0.0, out_of_time=False, best_error=math.inf, best={}
+)
 
 
 @dataclass
@@ -141,6 +136,7 @@ class Run:
 
     Attributes:
         network: what is trained; ``model`` and ``optimizer`` are what ``fabric`` made of it and of its optimizer.
+        train_set, validation_set: stiff and strain_xx, (n, N, N, N) each, on the CPU.
         batches: of an epoch.
         state: where it stands, which with the weights and the optimizer's state is all that it takes to go on.
     """
@@ -150,6 +146,8 @@ class Run:
     optimizer: Any
     fabric: Any
     config: TrainingConfig
+    train_set: tuple[torch.Tensor, torch.Tensor]
+    validation_set: tuple[torch.Tensor, torch.Tensor]
     batches: int
     state: dict[str, Any] = field(default_factory=lambda: {**_BEGINNING, "learning_curve": []})
 
@@ -214,23 +212,22 @@ def train(
         FloatingPointError: if the loss or a weight is no longer finite.
     """
     if not isinstance(model, RLN):
-        raise ValueError(
-            f"model must be a rlnlib.RLN, with a network of yours as its proximal; it is a {type(model).__name__}."
-        )
+        raise ValueError(f"model must be a rlnlib.RLN, whose proximal may be yours; it is a {type(model).__name__}.")
     keeper = Keeper() if keeper is None else keeper
     if not isinstance(keeper, Keeper):
         raise ValueError(f"keeper must be a training.Keeper; it is {keeper!r}. rlnlib.runs.train takes a folder.")
     if config.pass_weights is not None and len(config.pass_weights) != model.passes:
         raise ValueError(f"pass_weights has {len(config.pass_weights)} entries; the model makes {model.passes} passes.")
-    learned, held_out = as_pair("train_set", train_set), as_pair("validation_set", validation_set)
+    train_set, validation_set = _as_pair("train_set", train_set), _as_pair("validation_set", validation_set)
     fabric = start(device, config.precision)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     network = model.to(fabric.device)
     step_size = config.batch_size * fabric.world_size
     model, optimizer = fabric.setup(network, optimizer)
-    run = Run(network, model, optimizer, fabric, config, batches=math.ceil(len(learned[0]) / step_size))
+    batches = math.ceil(len(train_set[0]) / step_size)
+    run = Run(network, model, optimizer, fabric, config, train_set, validation_set, batches)
     keeper.begin(run)
-    stiff, strain = fabric.to_device(learned)
+    stiff, strain = fabric.to_device(train_set)
     state = run.state
     while state["epoch"] < config.epochs and not state["out_of_time"]:
         order = torch.randperm(len(stiff), generator=_generator(config.seed, state["epoch"]))
@@ -256,22 +253,22 @@ def train(
             state["seen"] += len(chosen)
             keeper.after_batch(run)
         if state["seen"] or not state["learning_curve"]:
-            _finish_epoch(run, held_out)
+            _finish_epoch(run)
         keeper.after_epoch(run)
     network.load_state_dict(state["best"])
     return state["learning_curve"]
 
 
-def _finish_epoch(run: Run, held_out) -> None:
+def _finish_epoch(run: Run) -> None:
     """Measure the validation error, keep the weights if they are the best, and begin the next epoch."""
     run.check_finite()  # before the evaluation, which refuses NaN
     fabric, state = run.fabric, run.state
     share = slice(fabric.global_rank, None, fabric.world_size)
     dtype = torch.bfloat16 if run.config.precision == "bf16-mixed" else torch.float32
-    cells, target = held_out[0][share], held_out[1][share]
-    sum_of_errors = mase(predict_strain(run.network, cells, dtype=dtype), target).sum()
+    stiff, strain = run.validation_set
+    sum_of_errors = mase(predict_strain(run.network, stiff[share], dtype=dtype), strain[share]).sum()
     total = torch.as_tensor(fabric.all_reduce(sum_of_errors.to(fabric.device), reduce_op="sum"))
-    error = float(total) / len(held_out[0])
+    error = float(total) / len(stiff)
     state["learning_curve"].append(
         {
             "epoch": state["epoch"] + 1,
@@ -303,7 +300,7 @@ def _generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def as_pair(name: str, data) -> tuple[torch.Tensor, torch.Tensor]:
+def _as_pair(name: str, data) -> tuple[torch.Tensor, torch.Tensor]:
     """Check a data set. Shape: -> stiff and strain_xx (n, N, N, N), on the CPU. Raises ValueError."""
     stiff, strain = data.tensors() if hasattr(data, "tensors") and callable(data.tensors) else _checks.pair(name, data)
     stiff, strain = _checks.as_tensor(stiff, name), _checks.as_tensor(strain, name)

@@ -5,27 +5,18 @@ part of the displacement, preconditioned by the same operator of a homogeneous r
 Fourier space. The strain returned is the mean over the voxel; for a trilinear cube that is the strain at its centroid.
 """
 
-from __future__ import annotations
-
-import math
 from dataclasses import replace
 
 import torch
-from tqdm.auto import tqdm
 
-from rlnlib import _checks, elasticity, fast, green, lippmann_schwinger, problem, solvers
+from rlnlib import _checks, elasticity, fast, lippmann_schwinger, problem, solvers
 from rlnlib.conjugate_gradient import conjugate_gradient
-from rlnlib.equilibrium import VoxelProblem, voxel_problem
-from rlnlib.loads import split_load, strain_of_mixed_load
-from rlnlib.method import Method
+from rlnlib.equilibrium import VoxelProblem as VoxelProblem
+from rlnlib.equilibrium import voxel_problem
+from rlnlib.green import GreenOperator
+from rlnlib.method import Method, first_strain, in_chunks, split_load, stiffness_columns, strain_of_mixed_load
 from rlnlib.problem import CellProblem
-from rlnlib.solution import Solution, Statistics, concatenate, warn_of_failures
-from rlnlib.units import in_units, in_users_units, refuse_fields_beyond
-
-__all__ = ["VoxelProblem", "effective_stiffness", "solve_strain"]
-
-#: Voxels of the cells and loads that :func:`effective_stiffness` gives to one solve.
-_TOGETHER = 2**20
+from rlnlib.solution import Solution, warn_of_failures
 
 
 def solve_strain(
@@ -63,7 +54,7 @@ def solve_strain(
         atol: Absolute tolerance.
         max_iterations: The most iterations.
         phases: In place of ``contrast``: for each label (young, poisson) or a stiffness (6, 6), Mandel, in any unit. A
-            polycrystal has the label of its grain in each voxel, and ``phases=anisotropy.rotated(crystal, rotations)``.
+            polycrystal has the labels of its grains, and ``phases=engineering.rotated(crystal, rotations)``.
         dtype: Precision of the work and of the result. "mixed" returns float64 of float64 accuracy, but iterates in
             float32, which takes half the time, where the moduli differ by at most 1000.
         device: Where to work; by default where ``stiff`` is.
@@ -87,18 +78,18 @@ def solve_strain(
         ValueError: For a wrong shape, label, contrast, Poisson ratio, load, discretization, dtype, tolerance, solver,
             reference or spacing.
     """
-    load = (1, 0, 0, 0, 0, 0) if macroscopic_strain is None or macroscopic_stress is not None else macroscopic_strain
+    load = first_strain(macroscopic_strain, macroscopic_stress)
     cell = problem.cell_problem(stiff, contrast, poisson, load, phases, spacing, device)
     method = Method.checked(discretization, rtol, atol, max_iterations, dtype, progress, solver, reference)
     method = replace(method, integration_points=_checks.boolean("integration_points", integration_points))
     if macroscopic_stress is not None:
         strain = strain_of_mixed_load(
             *split_load(macroscopic_strain, macroscopic_stress, len(cell)),
-            columns=lambda components: _stiffness_columns(cell, method, components),
-            mean_stress=lambda strain: _solve(cell.under(strain), method).effective_stress,
+            columns=lambda components: stiffness_columns(cell, method, _solve, components),
+            mean_stress=lambda strain: in_chunks(cell.under(strain), method, _solve).effective_stress,
         )
         cell = cell.under(strain)
-    solution = _solve(cell, method)
+    solution = in_chunks(cell, method, _solve)
     warn_of_failures(solution, method.stopping)
     return solution
 
@@ -121,82 +112,24 @@ def effective_stiffness(
     """
     _checks.known_options("effective_stiffness", options, Method.checked)
     cell = problem.cell_problem(stiff, contrast, poisson, phases=phases, spacing=spacing, device=device)
-    return _stiffness_columns(cell, Method.checked(**options), torch.arange(6))
+    return stiffness_columns(cell, Method.checked(**options), _solve, torch.arange(6))
 
 
-def _stiffness_columns(cell: CellProblem, method: Method, components: torch.Tensor) -> torch.Tensor:
-    """Mean stresses under unit strains of some components. Shape: (S,) int64 -> (B, 6, S)."""
-    units, loads = torch.eye(6, dtype=torch.float64)[components], len(components)
-    jobs = torch.arange(len(cell) * loads)  # all loads of the first cell, then of the second ...
-    parts = []
-    for some in jobs.split(max(1, _TOGETHER // math.prod(cell.shape))):
-        labels = cell.labels[(some // loads).to(cell.labels.device)]
-        solution = _solve(replace(cell, labels=labels).under(units[some % loads]), method)
-        parts.append((solution.effective_stress, solution.converged, solution.iterations, solution.residual))
-    stress, converged, iterations, residual = (
-        torch.cat(part).view(len(cell), loads, -1) for part in zip(*parts, strict=True)
-    )
-    worst = Statistics(converged.all(1)[:, 0], iterations.amax(1)[:, 0], torch.empty(0), residual.amax(1)[:, 0])
-    warn_of_failures(worst, method.stopping)
-    return stress.mT
-
-
-def _solve(cell: CellProblem, method: Method) -> Solution:
-    """Solve chunk by chunk, in units in which moduli, strains and edges are of the order of one."""
-    refuse_fields_beyond(cell, method.kept_dtype)
-    device, (scaled, units) = cell.labels.device, in_units(cell)
-    chunk, workers = fast.cores.chunking(math.prod(cell.shape), device)
-    threads = fast.cores.idle(torch.get_num_threads())
-    workers = min(workers, threads)
-    # The preconditioner alone needs the operator's inverse, 72 bytes a voxel in float64: once, as the loop takes it.
-    work_dtype, medium = method.work_dtype(cell.contrast), method.medium(scaled.phases, units.modulus)
-    make = green.kept_operator if chunk > 1 else green.GreenOperator
-
-    def solve(first: int) -> Solution:
-        cells = slice(first, first + chunk)
-        unit = units.strain[cells].to(device)
-        if method.solver == "conjugate_gradient":
-            unit = unit * units.modulus
-        return _solve_chunk(scaled.part(cells, device), operator, replace(method.stopping, unit=unit), method, watch)
-
-    def show(iteration: int, residual: float) -> None:
-        bar.set_postfix_str(f"iteration {iteration}, residual {residual:.0e}")
-
-    watch = show if method.progress else None
-    parts = []
-    with (
-        tqdm(total=len(cell), unit="cell", disable=not method.progress) as bar,
-        fast.cores.one_thread_of_torch(device, threads),
-    ):
-        operator = make(
-            cell.shape, method.discretization, *medium, dtype=work_dtype, device=device, spacing=scaled.spacing
-        )
-        chunk = min(chunk, math.ceil(len(cell) / workers))  # few cells keep all workers busy, too
-        for part in fast.cores.map_on_cores(solve, range(0, len(cell), chunk), workers):
-            parts.append(part)
-            bar.update(len(part.converged))
-    return in_users_units(concatenate(parts), units)
-
-
-def _solve_chunk(cell: CellProblem, operator, stopping, method, watch) -> Solution:
-    points: dict[str, torch.Tensor] = {}
+def _solve(cell: CellProblem, operator: GreenOperator, method: Method, watch: solvers.Watch | None) -> Solution:
+    """Strain, stress and displacement of the cells of a chunk, by the method's solver."""
     if method.solver == "conjugate_gradient":
         equilibrium = voxel_problem(cell, operator, method.kept_dtype)
         with fast.memory.reused(operator.dtype):
-            u, statistics = conjugate_gradient(equilibrium, stopping, operator.dtype, watch)
+            u, statistics = conjugate_gradient(equilibrium, method.stopping, operator.dtype, watch)
         strain = equilibrium.strain(u, cell.macroscopic_strain)
-        if method.integration_points:
-            points["strain_at_points"] = equilibrium.strain_at_points(u, cell.macroscopic_strain)
+        y = equilibrium.strain_at_points(u, cell.macroscopic_strain) if method.integration_points else None
         del equilibrium
     else:
         equation = lippmann_schwinger.from_green_operator(cell, operator)
-        y, statistics = solvers.iterate(equation, solvers.ITERATIONS[method.solver](equation), stopping, watch)
+        y, statistics = solvers.iterate(equation, solvers.ITERATIONS[method.solver](equation), method.stopping, watch)
         strain = y.mean(1)
-        if method.integration_points:
-            points["strain_at_points"] = y
         u = operator.displacement(operator.divergence(elasticity.hooke(y, *operator.lame)))
     law = cell.law(strain.dtype)
     stress = law(strain)
-    if points:
-        points["stress_at_points"] = law(points["strain_at_points"])
+    points = {"strain_at_points": y, "stress_at_points": law(y)} if method.integration_points else {}
     return Solution(strain, stress, stress.mean((2, 3, 4)), u, **vars(statistics), **points)

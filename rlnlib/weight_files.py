@@ -19,13 +19,16 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
-from rlnlib import _checks
+from rlnlib import _checks, proximals
 from rlnlib._files import resource, write_atomically
 from rlnlib._version import __version__
 from rlnlib.informed import InformedRLN
+from rlnlib.networks import PROXIMALS
 from rlnlib.rln import KINDS, RLN
 
 PRETRAINED = resource("pretrained")
+#: What the configuration of an :class:`RLN` may have.
+_OPTIONS = {"passes", "tied", "history", "batch_mean", "proximal"}
 #: Edge of the cells, in voxels, that weights are shipped for if nothing else is asked.
 DEFAULT_SIZE = 16
 
@@ -104,11 +107,38 @@ def _made(family, config, tensors, proximal, path) -> RLN | InformedRLN:
         passes = config.get("passes") if isinstance(config, dict) and not config.get("tied") else None
         if isinstance(passes, int) and passes > len(tensors):
             raise ValueError(f"it has {len(tensors)} arrays for {passes} passes")
-        return InformedRLN(**config) if family is InformedRLN else RLN.from_config(config, proximal)
+        return InformedRLN(**config) if family is InformedRLN else untrained(config, proximal)
     except (ValueError, TypeError) as error:
         if own or proximal is not None:  # not the file's fault: the caller has to pass another network
             raise
         raise OSError(f"{path} does not describe a network of this library: {error}") from error
+
+
+def untrained(config: dict, proximal: str | Callable[[int], nn.Module] | None = None) -> RLN:
+    """Make the untrained model that a file describes.
+
+    Args:
+        config: what :attr:`RLN.config` was when the file was written.
+        proximal: for a network that is not the library's: the function or class that makes it, or its
+            "module:name". The word of a file alone does not have a module imported.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: for a configuration that is none, or a network of yours that is not passed, or another one.
+    """
+    if not isinstance(config, dict) or not {"passes", "tied", "history"} <= config.keys() <= _OPTIONS:
+        raise ValueError(f"A configuration has the entries {', '.join(sorted(_OPTIONS))}; this one is {config!r}.")
+    stored = config.get("proximal", "vnet")
+    if proximal is None and stored not in PROXIMALS:
+        raise ValueError(
+            f"The network {stored!r} is not one of the library's: pass the function or class that makes it as "
+            f"proximal=... (the word of a file alone does not have a module imported)."
+        )
+    if proximal is not None and proximals.full_name(proximal) != stored:
+        raise ValueError(f"The network of the file is {stored!r}, not {proximals.full_name(proximal)!r}.")
+    return RLN(**{**config, "proximal": stored if proximal is None else proximal})
 
 
 def _finite(tensors: dict[str, torch.Tensor], where: str) -> None:

@@ -8,7 +8,6 @@ from test_voxel_fe import IndependentElements, exact_laminate_strain, laminate
 
 import rlnlib
 from rlnlib import (
-    anisotropy,
     bounds,
     elasticity,
     engineering,
@@ -136,7 +135,7 @@ def test_an_isotropic_matrix_is_the_pair_of_its_moduli(name, solver):
 @pytest.mark.parametrize("name", DISCRETIZATIONS)
 def test_a_cell_whose_crystals_are_turned_with_it_has_the_turned_field(name):
     """The 24 rotations of the cube take grid to grid; C turns by R, the load and the strain do."""
-    cells, grains = labels_of(4, 3, 4, 5), anisotropy.rotated(COPPER, rotations(4))
+    cells, grains = labels_of(4, 3, 4, 5), engineering.rotated(COPPER, rotations(4))
     arguments = {"discretization": name, "rtol": 1e-12}
     strain = rlnlib.solve_strain(cells, phases=grains, macroscopic_strain=LOAD, **arguments).strain[0]
     field, load = engineering.tensor_from_mandel(strain.movedim(0, -1)), engineering.tensor_from_mandel(LOAD)
@@ -148,7 +147,7 @@ def test_a_cell_whose_crystals_are_turned_with_it_has_the_turned_field(name):
         mirrored = [axis for axis in range(3) if signs[axis] < 0]
         turned = cells[0].permute(order).flip(mirrored)
         arguments["macroscopic_strain"] = engineering.mandel_from_tensor(turn @ load @ turn.T)
-        got = rlnlib.solve_strain(turned, phases=anisotropy.rotated(grains, turn), **arguments).strain[0]
+        got = rlnlib.solve_strain(turned, phases=engineering.rotated(grains, turn), **arguments).strain[0]
         expected = turn @ field.permute(*order, 3, 4).flip(mirrored) @ turn.T
         assert (engineering.tensor_from_mandel(got.movedim(0, -1)) - expected).abs().max() < 1e-9
         unturned = rlnlib.solve_strain(turned, phases=grains, **arguments).strain[0]
@@ -156,7 +155,7 @@ def test_a_cell_whose_crystals_are_turned_with_it_has_the_turned_field(name):
 
 
 def test_a_polycrystal_lies_between_the_bounds_and_its_stiffness_is_symmetric():
-    cells, grains = labels_of(12, 6, 6, 6), anisotropy.rotated(COPPER, rotations(12))
+    cells, grains = labels_of(12, 6, 6, 6), engineering.rotated(COPPER, rotations(12))
     effective = rlnlib.effective_stiffness(cells, phases=grains, rtol=1e-10)[0]
     fractions = torch.bincount(cells.flatten(), minlength=12).double() / cells.numel()
     assert (effective - effective.T).abs().max() < 1e-8 * effective.max()
@@ -169,7 +168,7 @@ def test_a_polycrystal_lies_between_the_bounds_and_its_stiffness_is_symmetric():
 
 @pytest.mark.parametrize("name", DISCRETIZATIONS)
 def test_one_crystal_is_uniform_and_needs_no_iteration(name):
-    grain = anisotropy.rotated(COPPER, rotations(1)[0])
+    grain = engineering.rotated(COPPER, rotations(1)[0])
     solution = rlnlib.solve_strain(
         torch.zeros(1, 4, 5, 4, dtype=torch.int64), phases=[grain], macroscopic_strain=LOAD, discretization=name
     )
@@ -178,7 +177,7 @@ def test_one_crystal_is_uniform_and_needs_no_iteration(name):
 
 
 def test_both_forms_of_the_equation_have_one_solution():
-    cells, grains = labels_of(3, 4, 5, 4), anisotropy.rotated(COPPER, rotations(3))
+    cells, grains = labels_of(3, 4, 5, 4), engineering.rotated(COPPER, rotations(3))
     arguments = {"phases": grains, "macroscopic_strain": LOAD, "rtol": 1e-11}
     strains = [rlnlib.solve_strain(cells, solver=name, **arguments).strain for name in ("fixed_point", "anderson")]
     expected = rlnlib.solve_strain(cells, **arguments).strain
@@ -190,7 +189,7 @@ def test_both_forms_of_the_equation_have_one_solution():
 
 @pytest.mark.parametrize("dtype, tolerance", [("mixed", 1e-6), (torch.float32, 1e-3)])
 def test_other_precisions_and_units_agree(dtype, tolerance):
-    cells, grains = labels_of(3, 5, 4, 6), anisotropy.rotated(COPPER, rotations(3))
+    cells, grains = labels_of(3, 5, 4, 6), engineering.rotated(COPPER, rotations(3))
     expected = rlnlib.solve_strain(cells, phases=grains, macroscopic_strain=LOAD, rtol=1e-11, dtype=torch.float64)
     in_pascal = rlnlib.solve_strain(cells, phases=1e9 * grains, macroscopic_strain=1e-3 * LOAD, dtype=dtype)
     assert bool(in_pascal.converged) and in_pascal.strain.dtype == (torch.float64 if dtype == "mixed" else dtype)
@@ -199,7 +198,7 @@ def test_other_precisions_and_units_agree(dtype, tolerance):
 
 
 def test_a_mean_stress_along_one_axis_strains_a_polycrystal_by_its_compliance():
-    cells, grains = labels_of(3, 4, 4, 5), anisotropy.rotated(COPPER, rotations(3))
+    cells, grains = labels_of(3, 4, 4, 5), engineering.rotated(COPPER, rotations(3))
     stress = torch.tensor([0.1, 0, 0, 0, 0, 0], dtype=torch.float64)
     solution = rlnlib.solve_strain(cells, phases=grains, macroscopic_stress=stress, rtol=1e-11)
     expected = torch.linalg.solve(rlnlib.effective_stiffness(cells, phases=grains, rtol=1e-11)[0], stress)
@@ -219,19 +218,19 @@ def test_turning_a_stiffness_turns_its_tensor():
     basis = engineering.tensor_from_mandel(torch.eye(6, dtype=torch.float64))
     tensor = torch.einsum("mn,mij,nkl->ijkl", stiffness, basis, basis)
     expected = torch.einsum("ip,jq,kr,ls,pqrs->ijkl", turn, turn, turn, turn, tensor)
-    turned = anisotropy.rotated(stiffness, turn)
+    turned = engineering.rotated(stiffness, turn)
     assert (torch.einsum("mn,mij,nkl->ijkl", turned, basis, basis) - expected).abs().max() < 1e-12
-    assert (anisotropy.rotated(turned, turn.T) - stiffness).abs().max() < 1e-12
+    assert (engineering.rotated(turned, turn.T) - stiffness).abs().max() < 1e-12
     isotropic = elasticity.isotropic_stiffness(3.0, 0.2)
-    assert (anisotropy.rotated(isotropic, turn) - isotropic).abs().max() < 1e-14
+    assert (engineering.rotated(isotropic, turn) - isotropic).abs().max() < 1e-14
     assert (turned - stiffness).abs().max() > 0.1
 
 
 def test_the_closest_isotropic_material_is_the_mean_over_orientations():
-    young, poisson = anisotropy.closest_isotropic(COPPER).tolist()
-    mean = anisotropy.rotated(COPPER, rotations(20000)).mean(0)
+    young, poisson = engineering.closest_isotropic(COPPER).tolist()
+    mean = engineering.rotated(COPPER, rotations(20000)).mean(0)
     assert (elasticity.isotropic_stiffness(young, poisson) - mean).abs().max() < 1.0  # of 200: the mean of a sample
-    pair = anisotropy.closest_isotropic(elasticity.isotropic_stiffness(3.0, 0.2)).tolist()
+    pair = engineering.closest_isotropic(elasticity.isotropic_stiffness(3.0, 0.2)).tolist()
     assert np.allclose(pair, [3.0, 0.2], rtol=1e-12)
 
 
@@ -258,4 +257,4 @@ def test_what_knows_isotropic_phases_alone_says_so(tmp_path):
         rlnlib.predict(informed.InformedRLN(), labels_of(2, 4, 4, 4), phases=triclinic(2))
     for turn in (torch.eye(2), 2 * torch.eye(3)):
         with pytest.raises(ValueError, match="rotation"):
-            anisotropy.rotated(COPPER, turn)
+            engineering.rotated(COPPER, turn)

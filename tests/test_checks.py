@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import rlnlib
-from rlnlib import _checks, _given, dataset
+from rlnlib import _checks, dataset
 
 CELL = np.arange(24).reshape(2, 3, 4) % 3 == 0
 
@@ -124,14 +124,14 @@ def test_a_device_that_is_there_is_returned():
 @pytest.mark.parametrize("phases", [[], [(1, 0.3, 2)], [(1, 0.3), 5], "ab", 3, [(1, 0.3), (10**400, 0.3)], [(1, 0.5)]])
 def test_odd_phases_are_refused_by_name(phases):
     with pytest.raises(ValueError, match=r"phases|poisson"):
-        _given.as_phases(None, 0.3, phases)
+        _checks.as_phases(None, 0.3, phases)
 
 
 def test_phases_may_be_an_array():
-    assert _given.as_phases(None, 0.3, np.array([[1.0, 0.3], [5.0, 0.2]])) == [(1.0, 0.3), (5.0, 0.2)]
+    assert _checks.as_phases(None, 0.3, np.array([[1.0, 0.3], [5.0, 0.2]])) == [(1.0, 0.3), (5.0, 0.2)]
 
 
-@pytest.mark.parametrize("call", [lambda: _given.as_phases(None, 0.3, [(0, 0.3), (1.0, 0.3)])])
+@pytest.mark.parametrize("call", [lambda: _checks.as_phases(None, 0.3, [(0, 0.3), (1.0, 0.3)])])
 def test_a_pore_of_no_stiffness_is_told_what_serves(call):
     with pytest.raises(ValueError, match=r"Young's modulus.*pore.*1e-6"):
         call()
@@ -140,11 +140,11 @@ def test_a_pore_of_no_stiffness_is_told_what_serves(call):
 @pytest.mark.parametrize("vector", [None, "abcdef", [1, 2], [1j] * 6, [10**400] * 6, [math.nan] * 6, {}])
 def test_odd_strains_are_refused_by_name(vector):
     with pytest.raises(ValueError, match="macroscopic_strain"):
-        _given.mandel_vector("macroscopic_strain", vector)
+        _checks.mandel_vector("macroscopic_strain", vector)
 
 
 def test_a_big_endian_strain_is_taken():
-    assert _given.mandel_vector("strain", np.arange(6.0).astype(">f4")).tolist() == [0, 1, 2, 3, 4, 5]
+    assert _checks.mandel_vector("strain", np.arange(6.0).astype(">f4")).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_more_memory_than_the_machine_has_is_refused_before_it_is_asked_for():

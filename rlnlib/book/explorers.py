@@ -91,9 +91,15 @@ def _strain(size, grain_size, stiff_fraction, seed, contrast, iterations=2000) -
         return voxel_fe.solve_strain(cell, contrast, rtol=1e-6, max_iterations=iterations).strain[0, 0]
 
 
-def _need_shipped(contrast: float) -> None:
+def _choice_of_cell(size: int, contrast: float, seed: int) -> dict[str, widgets.Widget]:
+    """Controls of a cell for which networks are shipped; raises ValueError for another contrast."""
     if contrast not in (10, 50):
         raise ValueError(f"contrast must be 10 or 50, for which networks are shipped; it is {contrast!r}.")
+    return {
+        "grain_size": _slider(widgets.IntSlider, "grain size", 6, 1, min(10, size)),
+        "contrast": widgets.ToggleButtons(options=[10.0, 50.0], value=float(contrast), description="contrast"),
+        "seed": _slider(widgets.IntSlider, "seed", seed, 0, 99),
+    }
 
 
 @functools.lru_cache(maxsize=8)
@@ -208,7 +214,6 @@ def explore_solvers(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Ex
     The RLN has five passes and stays at its last. ``contrast`` is 10 or 50, for which networks are shipped.
     Raises ValueError for another contrast.
     """
-    _need_shipped(contrast)
 
     def draw(grain_size, contrast, seed, iteration):
         truth = _strain(size, grain_size, 0.4, seed, contrast)
@@ -222,12 +227,8 @@ def explore_solvers(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Ex
         listed = ", ".join(f"{name} {error:.0f} %" for name, error in errors.items())
         return figure, f"iteration {iteration}: {listed}"
 
-    controls = {
-        "grain_size": _slider(widgets.IntSlider, "grain size", 6, 1, min(10, size)),
-        "contrast": widgets.ToggleButtons(options=[10.0, 50.0], value=float(contrast), description="contrast"),
-        "seed": _slider(widgets.IntSlider, "seed", seed, 0, 99),
-        "iteration": _slider(widgets.IntSlider, "iteration", 3, 0, 10),
-    }
+    iteration = _slider(widgets.IntSlider, "iteration", 3, 0, 10)
+    controls = {**_choice_of_cell(size, contrast, seed), "iteration": iteration}
     return Explorer(
         controls,
         draw,
@@ -248,7 +249,6 @@ def explore_passes(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Exp
     A network stays at its last pass, the first for the FLN. ``contrast`` is 10 or 50, for which networks are shipped.
     Raises ValueError for another contrast.
     """
-    _need_shipped(contrast)
 
     def draw(network, grain_size, contrast, seed, passes):
         truth = _strain(size, grain_size, 0.4, seed, contrast)
@@ -275,9 +275,7 @@ def explore_passes(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Exp
 
     controls = {
         "network": widgets.ToggleButtons(options=list(figures.NAMES), value="rln", description="network"),
-        "grain_size": _slider(widgets.IntSlider, "grain size", 6, 1, min(10, size)),
-        "contrast": widgets.ToggleButtons(options=[10.0, 50.0], value=float(contrast), description="contrast"),
-        "seed": _slider(widgets.IntSlider, "seed", seed, 0, 99),
+        **_choice_of_cell(size, contrast, seed),
         "passes": _slider(widgets.IntSlider, "passes", 1, 0, 10),
     }
     return Explorer(

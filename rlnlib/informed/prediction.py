@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import torch
 
-from rlnlib import _checks, certificate, elasticity, fast, green
+from rlnlib import _checks, fast
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.inference import BATCH_VOXELS
-from rlnlib.informed import Cells, InformedRLN
-from rlnlib.loads import split_load, strain_of_mixed_load
+from rlnlib.informed import certificate
+from rlnlib.informed.network import Cells, InformedRLN
+from rlnlib.method import first_strain, kept_operator, split_load, strain_of_mixed_load
 from rlnlib.problem import CellProblem, cell_problem
 from rlnlib.solution import Solution, concatenate, warn_of_failures
 from rlnlib.solvers import StoppingRule
@@ -75,7 +76,7 @@ def predict(
             f"model must be the network of load_pretrained('informed') or another InformedRLN, not a "
             f"{type(model).__name__}; rlnlib.predict_strain serves the networks of the paper."
         )
-    load = (1, 0, 0, 0, 0, 0) if macroscopic_strain is None or macroscopic_stress is not None else macroscopic_strain
+    load = first_strain(macroscopic_strain, macroscopic_stress)
     problem = cell_problem(stiff, contrast, poisson, load, phases, spacing)
     if problem.stiffness is not None:
         raise ValueError("phases must be (young, poisson) pairs: the network knows isotropic materials only.")
@@ -91,7 +92,7 @@ def predict(
     stopping = StoppingRule(1.0 if rtol is None else rtol, max_iterations=max_iterations)
     home = next(model.parameters()).device
     device = _checks.as_device(device, home)
-    reference = green.kept_operator(problem.shape, "bbar", *certificate.softest_medium(problem.phases), device=device)
+    reference = kept_operator(problem.shape, "bbar", *certificate.softest_medium(problem.phases), device=device)
     together, workers = fast.cores.chunking(math.prod(problem.shape), device, BATCH_VOXELS)
     together = min(together, math.ceil(len(problem) / workers))  # few cells keep all workers busy, too
 
@@ -107,7 +108,7 @@ def predict(
                 equilibrium, u, cells.macroscopic_strain, energy_rtol, max_iterations
             )
         strain = equilibrium.strain(u, cells.macroscopic_strain)
-        stress = elasticity.hooke(strain, *cells.lame())
+        stress = cells.law(strain.dtype)(strain)
         bounds = certificate.energy_bounds(equilibrium, u, cells.macroscopic_strain, reference)
         known = {**vars(statistics), "displacement": edge * u, "energy_bounds": bounds}
         return Solution(strain, stress, stress.mean((2, 3, 4)), **known).to(dtype)

@@ -15,7 +15,7 @@ import torch
 
 from rlnlib import elasticity, green, solvers
 from rlnlib.equilibrium import VoxelProblem
-from rlnlib.solution import Statistics
+from rlnlib.solvers import Statistics, over_cells, ratio
 
 
 def softest_medium(phases) -> tuple[float, float]:
@@ -52,21 +52,15 @@ def energy_bounds(
     error = solvers.inner(residual, reference.displacement(residual)) / _factor(problem, reference) / voxels
     strain = macroscopic_strain.to(u)
     uniform = strain.view(-1, 6, 1, 1, 1).expand(-1, -1, *u.shape[2:])  # (B, 6, N...)
-    mean = solvers.inner(elasticity.hooke(uniform, *_lame(problem)), uniform) / voxels
+    stress = elasticity.hooke(uniform, *elasticity.lame_fields(problem.moduli, problem.units))
+    mean = solvers.inner(stress, uniform) / voxels
     upper = mean + solvers.inner(u, image - 2 * problem.rhs) / voxels
     return torch.stack([upper - error, upper], 1)
 
 
-def _lame(problem: VoxelProblem) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lame's lambda and mu of each voxel. Shape: -> two (B, 1, N1, N2, N3)."""
-    units = torch.tensor(problem.units, dtype=torch.float64).to(problem.moduli)  # (P, 2)
-    lam, mu = torch.einsum("pq,bp...->qb...", units, problem.moduli)[:, :, None]
-    return lam, mu
-
-
 def _factor(problem: VoxelProblem, reference: green.GreenOperator) -> torch.Tensor:
     """The largest s of each cell with s C_reference <= C in every voxel. Shape: -> (B,)."""
-    lam, mu = _lame(problem)
+    lam, mu = elasticity.lame_fields(problem.moduli, problem.units)
     reference_lam, reference_mu = reference.lame
     bulk_ratio = (lam + 2 * mu / 3) / (reference_lam + 2 * reference_mu / 3)
     return torch.minimum(bulk_ratio, mu / reference_mu).flatten(1).amin(1)
@@ -102,11 +96,11 @@ def guarded_steps(
     rz = solvers.inner(residual, z)
     for propose in proposals:
         image = problem.apply(direction.contiguous())
-        length = _ratio(rz, solvers.inner(direction, image))
+        length = over_cells(ratio(rz, solvers.inner(direction, image)), x)
         x, residual = x + length * direction, residual - length * image
         z = problem.precondition(residual)
         rz, before = solvers.inner(residual, z), rz
-        direction = z + _ratio(rz, before) * direction
+        direction = z + over_cells(ratio(rz, before), x) * direction
         if propose is None:
             proposed = image_of_proposal = torch.zeros_like(x)
         else:
@@ -114,9 +108,7 @@ def guarded_steps(
             image_of_proposal = problem.apply(proposed)
         directions = [u - x, step, proposed]
         images = [residual - of_answer, image_of_step, image_of_proposal]  # K u - K x = (f - K x) - (f - K u)
-        gram = torch.stack([torch.stack([solvers.inner(d, k) for k in images], -1) for d in directions], -2)
-        slope = torch.stack([solvers.inner(d, residual) for d in directions], -1)  # (B, 3)
-        weights = _minimizer(gram, slope).view(-1, 3, 1, 1, 1, 1).unbind(1)
+        weights = solvers.best_weights(directions, images, residual, rtol=1e-10).view(-1, 3, 1, 1, 1, 1).unbind(1)
         answer = x + sum((w * d for w, d in zip(weights, directions, strict=True)), torch.zeros_like(x))
         new = residual - sum((w * k for w, k in zip(weights, images, strict=True)), torch.zeros_like(x))
         step, image_of_step = answer - u, of_answer - new
@@ -124,28 +116,11 @@ def guarded_steps(
         yield u
 
 
-def _ratio(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Divide a by b for each cell; 0 where b is not positive, as in a solved cell. Shape: (B,) -> (B, 1, 1, 1, 1)."""
-    return torch.where(b > 0, a / torch.where(b > 0, b, 1), 0).view(-1, 1, 1, 1, 1)
-
-
 def _usable(proposed: torch.Tensor) -> torch.Tensor:
     """Divide a direction by its largest value; zero where that is not finite. Shape: (B, 3, N...) -> the same."""
     largest = proposed.abs().amax((1, 2, 3, 4), keepdim=True)
     usable = torch.isfinite(largest) & (largest > 0)
     return torch.where(usable, proposed / torch.where(usable, largest, 1), 0).contiguous()
-
-
-def _minimizer(gram: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-    """Find the a with the least a . G a / 2 - b . a; directions that depend on each other share their part.
-
-    Shape: (B, D, D), (B, D) -> (B, D).
-    """
-    diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    scale = torch.where(diagonal > 0, diagonal, 1).rsqrt()
-    scaled = scale[..., None] * ((gram + gram.mT) / 2) * scale[..., None, :]  # (B, D, D)
-    inverse = torch.linalg.pinv(scaled, rtol=1e-10, hermitian=True)
-    return scale * (inverse @ (scale * slope)[..., None])[..., 0]
 
 
 def solve_within_bounds(

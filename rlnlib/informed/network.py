@@ -17,7 +17,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from rlnlib import _checks, certificate, discretizations, elasticity, green, networks, proximals, solvers
+from rlnlib import _checks, discretizations, elasticity, green, networks, proximals, solvers
+from rlnlib.informed import certificate
+from rlnlib.method import kept_operator
 from rlnlib.voxel_fe import VoxelProblem
 
 #: Poisson's ratio of the reference medium whose Green operator each pass sees, whatever the phases are.
@@ -47,7 +49,7 @@ class Cells:
         young = young / young.amin((1, 2, 3), keepdim=True)
         shear = young / (2 * (1 + poisson))
         lame = torch.stack([2 * shear * poisson / (1 - 2 * poisson), shear], 1)  # (B, 2, N1, N2, N3)
-        operator = green.kept_operator(
+        operator = kept_operator(
             tuple(young.shape[1:]), "bbar", 1.0, REFERENCE_POISSON, dtype=dtype, device=young.device
         )
         gradient = discretizations.BBar.element_gradient()
@@ -90,7 +92,7 @@ class Cells:
     def best_factor(self, u: torch.Tensor) -> torch.Tensor:
         """t with the least energy W(t u), at most W(0). Shape: (B, 3, N...) -> (B,)."""
         image = solvers.inner(u, self.problem.apply(u.contiguous()))
-        return torch.where(image > 0, solvers.inner(u, self.problem.rhs) / torch.where(image > 0, image, 1), 0)
+        return solvers.ratio(solvers.inner(u, self.problem.rhs), image)
 
     def features(self, u: torch.Tensor) -> torch.Tensor:
         """What a pass is told of the field: strain, stress over its mean, log(E / mean E) / 2.
@@ -282,7 +284,7 @@ class InformedRLN(nn.Module):
     @torch.no_grad()
     def guaranteed(self, cells: Cells, passes: int | None = None, dtype=torch.float32) -> list[torch.Tensor]:
         """The iterates of passes whose energy is at most that of as many iterations of conjugate gradients, whatever
-        the weights are: see :func:`rlnlib.certificate.guarded_steps`.
+        the weights are: see :func:`rlnlib.informed.certificate.guarded_steps`.
 
         Each takes two applications of K where a pass of :meth:`forward` takes one. Those after the last pass of the
         network propose nothing. Shape: cells in float64 -> (B, 3, N1, N2, N3) for each pass.
