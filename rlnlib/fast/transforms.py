@@ -163,16 +163,18 @@ def _hartley(field, out, n2, n3, along_x, along_y, along_z, order, start, stop):
 def _transform_rows(a, b, axis, mirrored, width):
     """Transform each column of ``a`` in place."""
     matrix, begins, before, after = axis
-    for p, q in before:
-        p, q = max(p, 0) * _STRIDE, max(q, 0) * _STRIDE
+    for i in range(len(before)):
+        p, q = max(before[i, 0], 0) * _STRIDE, max(before[i, 1], 0) * _STRIDE
         for k in range(width):
             x, y = a[p + k], a[q + k]
             a[p + k] = x + y
             a[q + k] = x - y
     for i in range(len(begins) - 1):
         _multiply(matrix, begins[i], begins[i + 1], a, b, width)
-    for p, q, s, d in after[int(mirrored)]:
-        p, q, s, d = max(p, 0) * _STRIDE, max(q, 0) * _STRIDE, max(s, 0) * _STRIDE, max(d, 0) * _STRIDE
+    m = int(mirrored)
+    for i in range(after.shape[1]):
+        p, q = max(after[m, i, 0], 0) * _STRIDE, max(after[m, i, 1], 0) * _STRIDE
+        s, d = max(after[m, i, 2], 0) * _STRIDE, max(after[m, i, 3], 0) * _STRIDE
         for k in range(width):
             a[s + k] = b[p + k] + b[q + k]
             a[d + k] = b[p + k] - b[q + k]
