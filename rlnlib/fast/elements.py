@@ -109,12 +109,13 @@ def _nodal_forces(u, moduli, out, blocks, n3, start, stop):
                 _collect_along_rows(near, after, out[cell], x, n3)
 
 
-# The modes along y and z of a plane of nodes stand strip by strip, and in each strip class by class: row 3 r + i has the
-# mode r ^ _FLIP[i] of component i, in bits (y, z). A slab's blocks r and r + 4 couple the rows of class r of both its
-# planes, so one loop goes from the modes of two planes of nodes to what the voxels between them add to each: no mode of
-# a voxel is kept. Rows of a strip have a distance that the compiler knows; else it would not know that they do not
-# overlap. Arrays and numbers of rows are handed on instead of slices: numba counts the references to each slice, which
-# costs as much as the loop.
+# The modes along y and z of a plane of nodes stand strip by strip, and in each strip class by class: row 3 r + i has
+# the mode r ^ _FLIP[i] of component i, in bits (y, z). A slab's blocks r and r + 4 couple the rows of class r of both
+# its planes, so one loop goes from the modes of two planes of nodes to what the voxels between them add to each: no
+# mode of a voxel is kept. Rows of a strip have a distance that the compiler knows; else it would not know that they do
+# not overlap. Arrays and numbers of rows are handed on instead of slices: numba counts the references to each slice,
+# which costs as much as the loop. Numbers go through max(..., 0), lest the compiler take them for places counted from
+# the end, as Python counts -1: it makes no vectors then.
 
 
 @compiled
