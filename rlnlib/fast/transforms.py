@@ -95,9 +95,9 @@ def _axis(n: int) -> tuple[np.ndarray, ...]:
     if n % 2 == 0:
         fold += [(i, half - i) for i in range(quarter)] + [(n - i, half + i) for i in range(1, quarter)]
         begins = [0, half // 2 + 1, half + 1, half + quarter, n]
-        k = np.arange(half + 1)
-        cosines = k // 2 + np.where(k % 2, begins[1], 0)
-        sines = k // 2 + np.where(k % 2, begins[3], half)
+        frequency = np.arange(half + 1)
+        cosines = frequency // 2 + np.where(frequency % 2, begins[1], 0)
+        sines = frequency // 2 + np.where(frequency % 2, begins[3], half)
     alone = [(cosines[k], cosines[k], k, n) for k in range(half + 1) if 2 * k % n == 0]  # their difference is of no use
     pairs = [(cosines[k], sines[k], k, n - k) for k in range(1, n - half)]
     mirrored = [(p, q, difference, total) for p, q, total, difference in pairs]
