@@ -81,14 +81,16 @@ def conjugate_gradient(
             if not bool(better.all()):
                 _add(solution, cells[~better], -found[~better])
             true_norm[cells[better]] = exact_norm[better]
-            residual[due], u[due] = exact.to(residual), 0
+            where = torch.nonzero(due).flatten()  # whole cells by number: u[due] = 0 takes 40 times as long
+            residual.index_copy_(0, where, exact.to(residual))
+            u.index_fill_(0, where, 0)
             del exact, found
             going = torch.ones_like(due)
             going[due] = (true_norm[cells] > threshold[cells]) & ~stalled & ~spent[due]  # (3.)
             if not bool(going.all()):  # (1.)
                 keep = torch.nonzero(going).flatten()
                 active, work, rz = active[keep], work.select(keep), rz[keep]
-                u, residual, direction = u[keep], residual[keep], direction[keep]
+                u, residual, direction = (field.index_select(0, keep) for field in (u, residual, direction))
                 if not len(active):
                     break
         z = work.precondition(residual)

@@ -75,7 +75,7 @@ class VoxelProblem:
         if len(keep) == len(self.moduli):
             return self
         part = copy.copy(self)
-        part.moduli, part.rhs = self.moduli[keep], self.rhs[keep]
+        part.moduli, part.rhs = self.moduli.index_select(0, keep), self.rhs.index_select(0, keep)
         return part
 
     def to(self, dtype: torch.dtype) -> VoxelProblem:
@@ -121,7 +121,7 @@ class AnisotropicVoxelProblem(VoxelProblem):
         if len(keep) == len(self.labels):
             return self
         part = copy.copy(self)
-        part.labels, part.rhs = self.labels[keep], self.rhs[keep]
+        part.labels, part.rhs = self.labels.index_select(0, keep), self.rhs.index_select(0, keep)
         return part
 
     def to(self, dtype):

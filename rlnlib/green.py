@@ -57,7 +57,7 @@ class GreenOperator:
         self.device = _checks.as_device(device)
         self._fast = fast.use(self.device)
         self.transform: Any = fast.transforms.choose(self.shape) if self._fast else Fourier(self.shape)
-        first, *others = discretizations.frequencies(self.shape, self.spacing, self.transform.half)
+        first, *others = discretizations.frequencies(self.shape, self.spacing)
         parts = []  # slab by slab: in float64, the matrices of a large grid are more than all else that a solve needs
         for slab in first.split(max(1, _SLAB // math.prod(self.shape[1:]))):
             inverse = _inverse_where_regular(self._symbol([slab, *others]))
@@ -123,9 +123,6 @@ class Fourier:
 
     Real and imaginary parts stand side by side, since products of real and complex numbers cost four times as much.
     """
-
-    #: Only the frequencies of one half of the last axis: the others are their conjugates.
-    half = True
 
     def __init__(self, shape):
         self.shape = tuple(shape)

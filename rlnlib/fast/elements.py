@@ -17,6 +17,10 @@ from rlnlib.fast.compiling import compiled
 
 #: The mode of the corner values, as bits (x, y, z), that changes sign with each axis' mirror image.
 _AXIS_BIT = (4, 2, 1)
+#: The same without the bit of x: what the modes of component i in one class differ by.
+_FLIP = (0, 2, 1)
+#: Voxels of a plane that are worked on together, so that what lies between two loops stays in the first-level cache.
+_STRIP = 256
 
 
 def corner_modes(matrices: list[torch.Tensor]) -> np.ndarray:
@@ -82,142 +86,166 @@ def nodal_forces_by_label(u: torch.Tensor, labels: torch.Tensor, matrices: np.nd
 @compiled
 def _nodal_forces(u, moduli, out, blocks, n3, start, stop):
     n1, n = u.shape[2:]
-    kind = u.dtype
-    here, there = np.empty((6, n), kind), np.empty((6, n), kind)  # (component, mode along z)
-    slab = np.empty((2, n + n3), kind)  # mode along x; the first row of the plane once more at its end
-    modes, forces = np.empty((24, n), kind), np.empty((24, n), kind)  # (component, mode)
-    carry, plane = np.empty((6, n), kind), np.empty((6, n), kind)
+    kind, strips = u.dtype, (n + _STRIP - 1) // _STRIP
+    rows = np.empty((2, n + n3), kind)  # mode along z; the first row of the plane once more at its end
+    here, there = np.empty((strips, 12 * _STRIP), kind), np.empty((strips, 12 * _STRIP), kind)
+    plane, carry = np.empty(12 * _STRIP, kind), np.empty((strips, 12 * _STRIP), kind)
+    near, after = np.empty((6, n), kind), np.empty((6, n + n3), kind)  # (component, mode along z)
     for cell in range(len(u)):
         carry[:] = 0
-        _sums_along_rows(u[cell], (start - 1) % n1, here, n3)
+        _modes_of_plane(u[cell], (start - 1) % n1, rows, here, n3)
         # Slabs of voxels between planes x and x + 1; the first one only for what it adds to the plane after it.
         for x in range(start - 1, stop):
-            _sums_along_rows(u[cell], (x + 1) % n1, there, n3)
-            _to_modes(here, there, slab, modes, n3)
+            _modes_of_plane(u[cell], (x + 1) % n1, rows, there, n3)
+            for strip in range(strips):
+                if blocks.ndim == 3:  # labels and a full matrix for each
+                    _multiply_by_label(moduli[cell, 0, x % n1], blocks, here, there, plane, carry, strip)
+                else:
+                    for p in range(len(blocks)):
+                        _multiply(moduli[cell, p, x % n1], blocks[p], here, there, plane, carry, strip, p > 0)
+                _to_rows(plane, near, after, strip, n3)
             here, there = there, here
-            if blocks.ndim == 3:  # labels and a full matrix for each
-                _multiply_by_label(moduli[cell, 0, x % n1], blocks, modes, forces)
-                _to_planes(forces, slab, plane, carry, n3)
-            elif moduli.shape[1] == 1:
-                _multiply_in_place(moduli[cell, 0, x % n1], blocks[0], modes)
-                _to_planes(modes, slab, plane, carry, n3)
-            else:
-                for p in range(moduli.shape[1]):
-                    _multiply(moduli[cell, p, x % n1], blocks[p], modes, forces, p > 0)
-                _to_planes(forces, slab, plane, carry, n3)
             if x >= start:
-                _collect_along_rows(plane, out[cell], x, n3)
+                _collect_along_rows(near, after, out[cell], x, n3)
 
 
-# One array and row numbers instead of slices of it: numba counts the references to each slice, which costs as much
-# as the loop over a plane. One array written in each loop: else the compiler does not know that rows do not overlap.
+# The modes along y and z of a plane of nodes stand strip by strip, and in each strip class by class: row 3 r + i has
+# the mode r ^ _FLIP[i] of component i, in bits (y, z). A slab's blocks r and r + 4 couple the rows of class r of both
+# its planes, so one loop goes from the modes of two planes of nodes to what the voxels between them add to each: no
+# mode of a voxel is kept. Rows of a strip have a distance that the compiler knows; else it would not know that they do
+# not overlap. Arrays and numbers of rows are handed on instead of slices: numba counts the references to each slice,
+# which costs as much as the loop. Numbers go through max(..., 0), lest the compiler take them for places counted from
+# the end, as Python counts -1: it makes no vectors then.
 
 
 @compiled
-def _sums_along_rows(u, x, modes, n3):
-    """Sum and difference of each value and the next one of its row, the first one following the last."""
+def _row(i, mode):
+    """Where in a strip a mode of component i begins; "& 3" tells the compiler that it is not before the first."""
+    return (3 * ((mode ^ _FLIP[i]) & 3) + i) * _STRIP
+
+
+@compiled
+def _modes_of_plane(u, x, rows, modes, n3):
+    """Sums and differences of each value and the next one of its row, then of neighbouring rows; all periodic."""
+    n, n3 = u.shape[2], max(n3, 0)
     for i in range(3):
-        flat, total, difference = u[i, x], modes[2 * i], modes[2 * i + 1]
-        for k in range(flat.size - 1):
+        flat, total, difference = u[i, x], rows[0], rows[1]
+        for k in range(n - 1):
             total[k] = flat[k] + flat[k + 1]
             difference[k] = flat[k] - flat[k + 1]
-        for k in range(n3 - 1, flat.size, n3):
+        for k in range(n3 - 1, n, n3):
             total[k] = flat[k] + flat[k - n3 + 1]
             difference[k] = flat[k] - flat[k - n3 + 1]
-
-
-@compiled
-def _to_modes(here, there, slab, modes, n3):
-    """Sums and differences over the two planes of a slab, then over neighbouring rows."""
-    n = here.shape[1]
-    for j in range(6):
-        for k in range(n):
-            slab[0, k] = here[j, k] + there[j, k]
-        for k in range(n):
-            slab[1, k] = here[j, k] - there[j, k]
-        for a in range(2):
+        for c in range(2):
             for k in range(n3):
-                slab[a, n + k] = slab[a, k]
-            even, after = j // 2 * 8 + 4 * a + j % 2, slab[a, n3:]
-            for k in range(n):
-                modes[even, k] = slab[a, k] + after[k]
-            for k in range(n):
-                modes[even + 2, k] = slab[a, k] - after[k]
+                rows[c, n + k] = rows[c, k]
+            even, odd = _row(i, c), _row(i, c + 2)
+            for strip in range(len(modes)):
+                first = strip * _STRIP
+                for k in range(min(_STRIP, n - first)):
+                    modes[strip, even + k] = rows[c, first + k] + rows[c, first + n3 + k]
+                    modes[strip, odd + k] = rows[c, first + k] - rows[c, first + n3 + k]
 
 
 @compiled
-def _multiply_in_place(modulus, blocks, modes):
-    """What three modes give goes to the same three modes, so one loop reads and writes each of them once."""
-    for r in range(8):
-        block, u, v, w = blocks[r], modes[r ^ 4], modes[8 + (r ^ 2)], modes[16 + (r ^ 1)]
-        a, b, c = block[0, 0], block[0, 1], block[0, 2]
-        d, e, f = block[1, 0], block[1, 1], block[1, 2]
-        g, h, i = block[2, 0], block[2, 1], block[2, 2]
-        for k in range(modulus.size):
-            m, x, y, z = modulus[k], u[k], v[k], w[k]
-            u[k] = m * (a * x + b * y + c * z)
-            v[k] = m * (d * x + e * y + f * z)
-            w[k] = m * (g * x + h * y + i * z)
+def _multiply(modulus, blocks, here, there, plane, carry, strip, add):
+    """Forces of the voxels of a slab. What they give to the plane of nodes behind them waits in ``carry``."""
+    first = max(strip, 0) * _STRIP
+    size = min(_STRIP, modulus.size - first)
+    for r in range(4):
+        u, v, w = 3 * r * _STRIP, (3 * r + 1) * _STRIP, (3 * r + 2) * _STRIP
+        even, odd = _upper_half(blocks[r + 4]), _upper_half(blocks[r])  # of the modes of component x
+        if add:
+            for k in range(size):
+                m = modulus[first + k]
+                x, y, z = here[strip, u + k], here[strip, v + k], here[strip, w + k]
+                p, q, s = there[strip, u + k], there[strip, v + k], there[strip, w + k]
+                ex, oy, oz = _times(even, m, x + p, y - q, z - s)
+                ox, ey, ez = _times(odd, m, x - p, y + q, z + s)
+                plane[u + k] += ex + ox
+                plane[v + k] += ey + oy
+                plane[w + k] += ez + oz
+                carry[strip, u + k] += ex - ox
+                carry[strip, v + k] += ey - oy
+                carry[strip, w + k] += ez - oz
+        else:
+            for k in range(size):
+                m = modulus[first + k]
+                x, y, z = here[strip, u + k], here[strip, v + k], here[strip, w + k]
+                p, q, s = there[strip, u + k], there[strip, v + k], there[strip, w + k]
+                ex, oy, oz = _times(even, m, x + p, y - q, z - s)
+                ox, ey, ez = _times(odd, m, x - p, y + q, z + s)
+                plane[u + k] = ex + ox + carry[strip, u + k]
+                plane[v + k] = ey + oy + carry[strip, v + k]
+                plane[w + k] = ez + oz + carry[strip, w + k]
+                carry[strip, u + k] = ex - ox
+                carry[strip, v + k] = ey - oy
+                carry[strip, w + k] = ez - oz
 
 
 @compiled
-def _multiply(modulus, blocks, modes, forces, add):
-    for r in range(8):
-        u, v, w = r ^ 4, 8 + (r ^ 2), 16 + (r ^ 1)
+def _upper_half(block):
+    return block[0, 0], block[0, 1], block[0, 2], block[1, 1], block[1, 2], block[2, 2]
+
+
+@compiled
+def _times(block, modulus, x, y, z):
+    """A symmetric matrix times a vector and a modulus."""
+    a, b, c, d, e, f = block
+    return modulus * (a * x + b * y + c * z), modulus * (b * x + d * y + e * z), modulus * (c * x + e * y + f * z)
+
+
+@compiled
+def _multiply_by_label(labels, matrices, here, there, plane, carry, strip):
+    """The same with a full matrix for each label."""
+    first = strip * _STRIP
+    modes, force = np.empty(24, plane.dtype), np.empty(24, plane.dtype)
+    for k in range(min(_STRIP, labels.size - first)):
+        matrix = matrices[labels[first + k]]
         for i in range(3):
-            a, b, c, f = blocks[r, i, 0], blocks[r, i, 1], blocks[r, i, 2], 8 * i + (r ^ (4 >> i))
-            if add:
-                for k in range(modulus.size):
-                    forces[f, k] += modulus[k] * (a * modes[u, k] + b * modes[v, k] + c * modes[w, k])
-            else:
-                for k in range(modulus.size):
-                    forces[f, k] = modulus[k] * (a * modes[u, k] + b * modes[v, k] + c * modes[w, k])
-
-
-@compiled
-def _multiply_by_label(labels, matrices, modes, forces):
-    force = np.empty(24, modes.dtype)
-    for k in range(labels.size):
-        matrix = matrices[labels[k]]
+            for mode in range(4):
+                row = _row(i, mode) + k
+                modes[8 * i + mode] = here[strip, row] + there[strip, row]
+                modes[8 * i + 4 + mode] = here[strip, row] - there[strip, row]
         force[:] = 0
         for i in range(24):
             for j in range(24):
-                force[j] += matrix[i, j] * modes[i, k]
-        for j in range(24):
-            forces[j, k] = force[j]
+                force[j] += matrix[i, j] * modes[i]
+        for i in range(3):
+            for mode in range(4):
+                row, even, odd = _row(i, mode) + k, force[8 * i + mode], force[8 * i + 4 + mode]
+                plane[row] = even + odd + carry[strip, row]
+                carry[strip, row] = even - odd
 
 
 @compiled
-def _to_planes(forces, slab, planes, carry, n3):
-    """Back to the nodes along y and x: the voxels after a node give even + odd, those before it even - odd.
-
-    What a slab gives to the plane of nodes behind it waits in ``carry``.
-    """
-    n = planes.shape[1]
-    for j in range(6):
-        for a in range(2):
-            row = j // 2 * 8 + 4 * a + j % 2
-            even, odd, after = forces[row], forces[row + 2], slab[a, n3:n]
-            for k in range(n3):
-                slab[a, k] = even[k] + odd[k] + even[k + n - n3] - odd[k + n - n3]
-            even_after, odd_after = even[n3:], odd[n3:]
-            for k in range(after.size):
-                after[k] = even_after[k] + odd_after[k] + even[k] - odd[k]
-        for k in range(n):
-            planes[j, k] = slab[0, k] + slab[1, k] + carry[j, k]
-        for k in range(n):
-            carry[j, k] = slab[0, k] - slab[1, k]
-
-
-@compiled
-def _collect_along_rows(planes, out, x, n3):
-    """The same along rows, where the first node follows the last."""
+def _to_rows(plane, near, after, strip, n3):
+    """Back to rows of nodes: the voxels after a node along y give even + odd, those before it even - odd."""
+    n, first, n3 = near.shape[1], max(strip, 0) * _STRIP, max(n3, 0)
     for i in range(3):
-        even, odd, flat = planes[2 * i], planes[2 * i + 1], out[i, x]
-        for k in range(flat.size - 1):
-            flat[k + 1] = even[k + 1] + odd[k + 1] + even[k] - odd[k]
-        for k in range(0, flat.size, n3):
-            flat[k] = even[k] + odd[k] + even[k + n3 - 1] - odd[k + n3 - 1]
+        for c in range(2):
+            even, odd = _row(i, c), _row(i, c + 2)
+            for k in range(min(_STRIP, n - first)):
+                near[2 * i + c, first + k] = plane[even + k] + plane[odd + k]
+                after[2 * i + c, first + n3 + k] = plane[even + k] - plane[odd + k]
+
+
+@compiled
+def _collect_along_rows(near, after, out, x, n3):
+    """The sum over rows; then the same along them, where the first node follows the last."""
+    n = near.shape[1]
+    for i in range(3):
+        e, o, flat = 2 * i, 2 * i + 1, out[i, x]
+        for j in (e, o):
+            for k in range(n3):
+                after[j, k] = after[j, n + k]
+        for k in range(n - 1):
+            even, odd = near[e, k] + after[e, k], near[o, k] + after[o, k]
+            flat[k + 1] = near[e, k + 1] + after[e, k + 1] + near[o, k + 1] + after[o, k + 1] + even - odd
+        for k in range(0, n, n3):
+            last = k + n3 - 1
+            even, odd = near[e, last] + after[e, last], near[o, last] + after[o, last]
+            flat[k] = near[e, k] + after[e, k] + near[o, k] + after[o, k] + even - odd
 
 
 def mean_strain(u: torch.Tensor, spacing) -> torch.Tensor:
@@ -231,21 +259,31 @@ def mean_strain(u: torch.Tensor, spacing) -> torch.Tensor:
 @compiled
 def _mean_strain(u, strain, slopes, n3):
     n1, n = u.shape[2:]
-    here, there = np.empty((6, n), u.dtype), np.empty((6, n), u.dtype)
-    slab, modes = np.empty((2, n + n3), u.dtype), np.empty((24, n), u.dtype)
+    strips = (n + _STRIP - 1) // _STRIP
+    rows = np.empty((2, n + n3), u.dtype)
+    here, there = np.empty((strips, 12 * _STRIP), u.dtype), np.empty((strips, 12 * _STRIP), u.dtype)
+    signs = np.ones(3, u.dtype)
+    signs[0] = -1  # the mode with a difference along x is that of the plane here less that of the plane there
     for cell in range(len(u)):
-        _sums_along_rows(u[cell], 0, here, n3)
+        _modes_of_plane(u[cell], 0, rows, here, n3)
         for x in range(n1):
-            _sums_along_rows(u[cell], (x + 1) % n1, there, n3)
-            _to_modes(here, there, slab, modes, n3)
+            _modes_of_plane(u[cell], (x + 1) % n1, rows, there, n3)
+            for strip in range(strips):
+                _strain_of_modes(here, there, strain[cell], x, slopes, signs, strip)
             here, there = there, here
-            # du_i/dx_j is -1/4 of the mode of u_i with a difference along j and sums along the other axes, over h_j.
-            for i in range(3):
-                normal, a = strain[cell, i, x], slopes[i]
-                j, k = (i + 1) % 3, (i + 2) % 3
-                shear, dj, dk = strain[cell, 3 + i, x], modes[8 * k + (4 >> j)], modes[8 * j + (4 >> k)]
-                aj, ak = slopes[j], slopes[k]
-                for m in range(n):
-                    normal[m] = -a * modes[8 * i + (4 >> i), m]
-                for m in range(n):
-                    shear[m] = -(aj * dj[m] + ak * dk[m]) / SQRT2
+
+
+@compiled
+def _strain_of_modes(here, there, strain, x, slopes, signs, strip):
+    """du_i/dx_j is -1/4 of the mode of u_i with a difference along j and sums along the other axes, over h_j."""
+    n, first = strain.shape[2], strip * _STRIP
+    for i in range(3):
+        j, k = (i + 1) % 3, (i + 2) % 3
+        a, b, c, p, q, r = slopes[i], slopes[j], slopes[k], signs[i], signs[j], signs[k]
+        uj, uk = _row(j, _FLIP[k]), _row(k, _FLIP[j])
+        for m in range(min(_STRIP, n - first)):
+            normal = here[strip, i * _STRIP + m] + p * there[strip, i * _STRIP + m]
+            shear = b * (here[strip, uk + m] + q * there[strip, uk + m])
+            shear += c * (here[strip, uj + m] + r * there[strip, uj + m])
+            strain[i, x, first + m] = -a * normal
+            strain[3 + i, x, first + m] = -shear / SQRT2
