@@ -41,5 +41,5 @@ def test_a_wheel_brings_the_weights_and_the_sample(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.stat().st_size < 25e6
     run(*pip, "install", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "RLNLIB_PLAIN": "1"}  # nothing to compile
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "RLN_PLAIN": "1"}  # nothing to compile
     assert "loaded" in run(sys.executable, "-c", USE, cwd=tmp_path, env=environment)
