@@ -226,6 +226,8 @@ def paper_design(contrast: float) -> dataset.Parameters:
 
 def by_application_on_test_set(model, contrast: float, count: int, together: int = 8) -> dict:
     """The same on test cells of the paper's design, with standard errors: of the means of so many cells each."""
+    if count % together:
+        raise ValueError(f"--followed must be a multiple of {together}; it is {count}.")
     design, found = paper_design(contrast), []
     drawn, _ = draw_test_cells(design, count)
     for begin in range(0, len(drawn), together):

@@ -204,9 +204,9 @@ class Element(Discretization):
         def apply(displacement, moduli):
             if fast.use(displacement.device):
                 return fast.elements.nodal_forces(displacement, moduli, modes())
-            parts = zip(matrices, moduli[:, None].unbind(2), strict=True)
+            parts = zip(matrices, moduli.split(1, 1), strict=True)
             forces = [to_corners(from_corners(k.to(displacement), displacement), modulus) for k, modulus in parts]
-            return forces[0] if len(forces) == 1 else forces[0] + forces[1]
+            return functools.reduce(torch.add, forces)
 
         return apply
 
@@ -249,9 +249,9 @@ def make(name: str, shape: Sequence[int], spacing: Sequence[float] = (1.0, 1.0, 
 
 
 def strain_of(derivative: torch.Tensor) -> torch.Tensor:
-    """B in Mandel's order from the d/dx_j of what each displacement component is multiplied by.
+    """B in Mandel's order: the strain of the displacements N e_i, from the gradient of a shape function N.
 
-    Shape: (G, 3, ...) -> (G, 6, 3, ...): Mandel component, displacement component.
+    Shape: dN/dx_j (G, 3, ...) -> (G, 6, 3, ...): point, Mandel component, i.
     """
     b = derivative.new_zeros(len(derivative), 6, *derivative.shape[1:])
     for n, (i, j) in enumerate(MANDEL_PAIRS):

@@ -55,7 +55,7 @@ def hooke(strain: torch.Tensor, lam, mu) -> torch.Tensor:
 
     Args:
         strain: (..., 6, N1, N2, N3), Mandel.
-        lam: Lame's lambda: a number, or a field that broadcasts against the strain.
+        lam: Lame's lambda: a number, or a field (..., 1, N1, N2, N3).
         mu: Lame's mu, likewise.
 
     Returns:

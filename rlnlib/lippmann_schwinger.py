@@ -31,8 +31,7 @@ class GoverningEquation:
         green: Applies its Green's function, b -> G * b, the solution of L_a y = b (eq. 14).
         heterogeneous: B, which is linear in y for the equations of this library.
         transpose: The adjoint of y -> G * B(y), needed by gradient descent alone.
-        project: Takes a field to the nearest perturbation that is admissible: itself, or one of zero mean where the
-            mean of y is prescribed.
+        project: Takes off what the mean of y forbids: for elasticity the mean of a direction; by default nothing.
     """
 
     reference: torch.Tensor
@@ -45,10 +44,12 @@ class GoverningEquation:
 
     def governing(self, y: torch.Tensor) -> torch.Tensor:
         """H(y), zero for the solution."""
-        return self.linear(y) + self.heterogeneous(y)  # eqs. 12 and 13a
+        return self.linear(y) + self.heterogeneous(y)  # eq. 12, eq. 13a
 
     def perturbation(self, y: torch.Tensor) -> torch.Tensor:
         """-G * B(y), which the right-hand side of the equation adds to y_R."""
+        if y.requires_grad or y.is_inference():  # what is kept would lack the graph; the other has no version
+            return self.green(-self.heterogeneous(y))
         # The residual of an iterate and the step from it need the same; a change in place would be a new version.
         if self._last is None or self._last[0] is not y or self._last[1] != y._version:
             b = -self.heterogeneous(y)  # eq. 13b: L_a y = b
@@ -57,7 +58,7 @@ class GoverningEquation:
 
     def phi(self, y: torch.Tensor) -> torch.Tensor:
         """Phi(y) = y_R - G * B(y); y = Phi(y) is the Lippmann-Schwinger equation."""
-        return self.reference + self.perturbation(y)  # eq. 19, and so eqs. 17 and 18; for elasticity eq. 9
+        return self.reference + self.perturbation(y)  # eq. 19, and so eq. 17, eq. 18; for elasticity eq. 9
 
     def residual(self, y: torch.Tensor) -> torch.Tensor:
         """y - Phi(y), zero for the solution."""
@@ -123,9 +124,9 @@ def from_green_operator(cell: CellProblem, operator: GreenOperator) -> Governing
     uniform = cell.macroscopic_strain.to(operator.dtype).view(-1, 1, 6, 1, 1, 1)
     return GoverningEquation(
         reference=uniform.expand(-1, operator.integration_points, -1, *operator.shape).contiguous(),
-        linear=lambda y: operator.divergence(elasticity.hooke(y, *operator.lame)),  # L y = div (C^R y) (eq. 4)
+        linear=lambda y: operator.divergence(elasticity.hooke(y, *operator.lame)),  # -L y = -div (C^R y) (eq. 4)
         green=lambda b: operator.gradient(operator.displacement(b)),  # the y' of L y' = b (eq. 6)
-        heterogeneous=lambda y: operator.divergence(polarization(y)),  # div (C' y), minus the right-hand side of eq. 3
+        heterogeneous=lambda y: operator.divergence(polarization(y)),  # -div (C' y), the right-hand side of eq. 3
         # G * B = Gamma^0 C', and Gamma^0 and C' are their own adjoints.
         transpose=lambda r: polarization(operator(r)),
         project=lambda y: y - y.mean((1, 3, 4, 5), keepdim=True),

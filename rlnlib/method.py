@@ -26,7 +26,7 @@ _RTOL = {"mixed": 1e-8, torch.float64: 1e-8, torch.float32: 1e-5}
 
 @dataclass(frozen=True)
 class Method:
-    """How to solve a cell problem: the arguments of :func:`solve_strain` of the same names."""
+    """How to solve a cell problem: the arguments of :func:`rlnlib.solve_strain` of the same names."""
 
     discretization: str
     stopping: StoppingRule
@@ -41,7 +41,7 @@ class Method:
         cls, discretization="bbar", rtol=None, atol=0.0, max_iterations=2000, dtype="mixed", progress=False,
         solver="conjugate_gradient", reference=None
     ) -> Method:  # fmt: skip
-        """Raises ValueError for what :func:`solve_strain` refuses."""
+        """Raises ValueError for what :func:`rlnlib.solve_strain` refuses."""
         _checks.floating(dtype, ("mixed", torch.float32, torch.float64))
         stopping = StoppingRule(_RTOL[dtype] if rtol is None else rtol, atol, max_iterations)
         _checks.one_of("discretization", discretization, green.DISCRETIZATIONS)
@@ -171,7 +171,7 @@ def in_chunks(cell: CellProblem, method: Method, solve: Callable[..., Solution])
     chunk, workers = fast.cores.chunking(math.prod(cell.shape), device)
     threads = fast.cores.idle(torch.get_num_threads())
     workers = min(workers, threads)
-    # The preconditioner alone needs the operator's inverse, 72 bytes a voxel in float64: once, as the loop takes it.
+    # Made once, in the precision of the loop: in float64 it takes up to 48 bytes a voxel.
     work_dtype, medium = method.work_dtype(cell), method.medium(scaled, units.modulus)
     make = kept_operator if chunk > 1 else green.GreenOperator
 
@@ -179,7 +179,7 @@ def in_chunks(cell: CellProblem, method: Method, solve: Callable[..., Solution])
         cells = slice(first, first + chunk)
         unit = units.strain[cells].to(device)
         if method.solver == "conjugate_gradient":
-            unit = unit * units.modulus
+            unit = unit * units.modulus / units.length  # of nodal forces
         ruled = replace(method, stopping=replace(method.stopping, unit=unit))
         return solve(scaled.part(cells, device), operator, ruled, watch)
 

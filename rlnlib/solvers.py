@@ -48,7 +48,7 @@ class StoppingRule:
         rtol: Relative tolerance.
         atol: Absolute tolerance.
         max_iterations: The most iterations.
-        unit: The unit of the norms, in that of ``atol``: a number, or (B,).
+        unit: What a norm of 1 is in the unit of ``atol``: a number, or (B,).
 
     Raises:
         ValueError: For negative tolerances, both 0, or no iteration.
@@ -91,7 +91,7 @@ def norm(field: torch.Tensor) -> torch.Tensor:
 
 
 def inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Scalar product of each cell's fields. Shape: (B, C, N1, N2, N3) twice -> (B,).
+    """Scalar product of each cell's fields. Shape: (B, C, ..., N2, N3) twice -> (B,).
 
     Summed plane by plane and then over the planes: the order, and so the last bit, does not depend on the number of
     threads or on the batch, as it does in one sum over all.
@@ -163,7 +163,8 @@ def gradient_descent(equation: GoverningEquation, step="line_search", direction:
     def descend(past):
         y = past[0]
         residual = equation.residual(y)
-        # d is affine in y: y - y_R - gamma d = (1 - gamma) (y - y_R) + gamma H y + lambda y_R (eq. 28).
+        # With A = I + G * B and H = I - A^T A, y - y_R - gamma d = (1 - gamma) (y - y_R) + gamma H y, up to the mean of
+        # d, which the projection takes off and the paper's lambda y_R (eq. 28).
         d = equation.project(equation.gradient(residual)) if direction == "gradient" else residual
         if not isinstance(step, str):
             return y - equation.reference - step * d  # eq. 26
@@ -232,7 +233,8 @@ def iterate(
 ) -> tuple[torch.Tensor, Statistics]:
     """The loop of Fig. 2a with one f, until ``||y - Phi(y)|| <= max(rtol * ||y_R - Phi(y_R)||, atol)`` for each cell.
 
-    A cell that has converged, or diverged, keeps its best iterate and is left out of account while the others go on.
+    A cell that has converged, or diverged, keeps its best iterate and is left out of account while the others go on. A
+    residual that is rounding, of ``_ROUNDING ||y_R||``, counts as converged whatever ``rtol`` is.
 
     Args:
         equation: y = Phi(y).

@@ -37,8 +37,8 @@ class TrainingConfig:
         final_learning_rate: that of the cosine's end.
         warm_up: first part of the run, over which the learning rate rises linearly.
         loss: "mse" is the text's, the sum over the passes of w_i times the mean square error; "rmse" the released
-            code's, the mean over the passes of 100 sqrt(mean square error) / mean strain; "mae" the same of the mean
-            absolute error, which is what MASE measures.
+            code's, the mean over the passes of w_i 100 sqrt(mean square error) / mean strain; "mae" the same of the
+            mean absolute error, which is what MASE measures.
         pass_weights: the w_i, one for each pass; 1 by default.
         augment: shift cells, mirror them and exchange the transverse axes, all exact for a load along axis 0.
         precision: "32-true", or "bf16-mixed" for convolutions in bfloat16; see :func:`fast_precision`.
@@ -76,7 +76,10 @@ class TrainingConfig:
         if self.pass_weights is not None:
             if _checks.length(self.pass_weights) < 0:
                 raise ValueError(f"pass_weights must be one number a pass; it is {self.pass_weights!r}.")
-            clean["pass_weights"] = tuple(_checks.positive("an entry of pass_weights", w) for w in self.pass_weights)
+            weights = tuple(_checks.within("an entry of pass_weights", w, 0, 1e9) for w in self.pass_weights)
+            if not any(weights):
+                raise ValueError("pass_weights must have an entry above 0: else nothing is learned.")
+            clean["pass_weights"] = weights
         for name, value in clean.items():
             object.__setattr__(self, name, value)
 
@@ -197,8 +200,8 @@ def train(
 
     Args:
         model: an :class:`RLN`, with any proximal network.
-        train_set: a pair of tensors, stiff (n, N, N, N) and strain_xx (n, N, N, N), or what has a method ``tensors``
-            that gives such a pair; held on the device.
+        train_set: a pair of tensors, stiff (n, N, N, N) and strain_xx over the macroscopic strain (n, N, N, N), of mean
+            1, or what has a method ``tensors`` that gives such a pair; held on the device.
         validation_set: the same.
         config: the recipe.
         keeper: told of each batch and epoch; by default nothing of the run is kept but its end.

@@ -1,8 +1,8 @@
-r"""K u = f with K = sum_e B_e^T C_e B_e: the elastic cell problem on a voxel grid, for many cells at once.
+"""The elastic cell problem solved: from a user's cells, phases and load to strain, stress and effective stiffness.
 
-One voxel is one element of a discretization (:mod:`rlnlib.discretizations`). Conjugate gradients run on the periodic
-part of the displacement, preconditioned by the same operator of a homogeneous reference medium, which is diagonal in
-Fourier space. The strain returned is the mean over the voxel; for a trilinear cube that is the strain at its centroid.
+One voxel is one element of a discretization (:mod:`rlnlib.discretizations`); K u = f stands in
+:mod:`rlnlib.equilibrium`, its solution in :mod:`rlnlib.conjugate_gradient`. The strain returned is the mean over the
+voxel; for a trilinear cube that is the strain at its centroid.
 """
 
 from dataclasses import replace
@@ -44,14 +44,16 @@ def solve_strain(
     is named in a RuntimeWarning and in ``Solution.converged``.
 
     Args:
-        stiff: (B, N1, N2, N3), bool or 0/1; (N1, N2, N3) for a batch of one. With ``phases``, integer labels.
+        stiff: (B, N1, N2, N3), bool or 0/1; (N1, N2, N3) for a batch of one, (N1, N2) for one voxel in depth. With
+            ``phases``, integer labels.
         contrast: Young's modulus of the stiff phase; that of the soft one is 1.
         poisson: Poisson ratio of both.
         macroscopic_strain: Mean strain, (6,) or (B, 6), Mandel order 11, 22, 33, 23, 13, 12; by default 1 in 11 and 0
             else.
         discretization: "bbar", "hex8", "rotated" or "continuous".
         rtol: Relative tolerance; by default 1e-8, in float32 1e-5.
-        atol: Absolute tolerance.
+        atol: Absolute tolerance, of the Euclidean norm over all nodes of the nodal forces, in the unit of modulus times
+            strain over length; for other solvers than conjugate gradients of the strain over all integration points.
         max_iterations: The most iterations.
         phases: In place of ``contrast``: for each label (young, poisson) or a stiffness (6, 6), Mandel, in any unit. A
             polycrystal has the labels of its grains, and ``phases=engineering.rotated(crystal, rotations)``.
@@ -83,10 +85,16 @@ def solve_strain(
     method = Method.checked(discretization, rtol, atol, max_iterations, dtype, progress, solver, reference)
     method = replace(method, integration_points=_checks.boolean("integration_points", integration_points))
     if macroscopic_stress is not None:
+
+        def mean_stress(strain):
+            solved = in_chunks(cell.under(strain), method, _solve)
+            warn_of_failures(solved, method.stopping)
+            return solved.effective_stress
+
         strain = strain_of_mixed_load(
             *split_load(macroscopic_strain, macroscopic_stress, len(cell)),
             columns=lambda components: stiffness_columns(cell, method, _solve, components),
-            mean_stress=lambda strain: in_chunks(cell.under(strain), method, _solve).effective_stress,
+            mean_stress=mean_stress,
         )
         cell = cell.under(strain)
     solution = in_chunks(cell, method, _solve)

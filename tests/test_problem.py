@@ -79,6 +79,15 @@ def test_the_absolute_tolerance_is_in_the_users_units(random_cells):
     assert 0 < int(few.iterations) < int(many.iterations)
 
 
+def test_the_absolute_tolerance_is_a_nodal_force_in_the_unit_of_stress_over_length(random_cells):
+    """A cell measured in another unit of length takes the same iterations where atol is in that unit, too."""
+    cells = random_cells(1, 5, 5, 5)
+    found = [rlnlib.solve_strain(cells, 10.0, rtol=0, atol=1e-3 / h, spacing=(h, h, h)) for h in (1.0, 1e-6, 1e3)]
+    assert len({int(solution.iterations) for solution in found}) == 1
+    other = rlnlib.solve_strain(cells, 10.0, rtol=0, atol=1e-3, spacing=(1e-6, 1e-6, 1e-6))
+    assert int(other.iterations) > int(found[0].iterations)
+
+
 @pytest.mark.parametrize(
     ("load", "dtype"), [(1e100, torch.float32), (1e-150, torch.float32), (1e305, "mixed"), (5e-324, torch.float64)]
 )

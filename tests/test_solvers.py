@@ -165,3 +165,16 @@ def test_residuals_start_at_one_and_end_with_nan_after_a_cell_has_stopped(random
 def test_bad_input_is_refused(call, random_cells):
     with pytest.raises(ValueError, match="must"):
         call(lippmann_schwinger.elastic_equation(random_cells(1, 3, 3, 3), 5.0))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_cell_that_diverges_leaves_the_others_of_its_batch_alone(first, random_cells):
+    mild = random_cells(1, 5, 5, 5).long()
+    wild = 2 * mild
+    cells = torch.cat([wild, mild] if first == 0 else [mild, wild])
+    phases, options = [(1, 0.3), (50, 0.3), (1e4, 0.3)], {"solver": "fixed_point", "reference": (25.5, 0.3)}
+    with pytest.warns(RuntimeWarning, match="did not reach"):
+        found = rlnlib.solve_strain(cells, phases=phases, dtype=torch.float64, **options)
+    assert found.converged.tolist() == [first != 0, first == 0]
+    alone = rlnlib.solve_strain(mild, phases=phases, dtype=torch.float64, **options)
+    assert (found.strain[1 - first] - alone.strain[0]).abs().max() < 1e-12

@@ -354,6 +354,7 @@ def test_augmented_pairs_are_pairs(sets):
         {"max_minutes": 0.0},
         {"warm_up": ""},
         {"pass_weights": 7},
+        {"pass_weights": (0.0, 0.0)},
         {"augment": "no"},
         {"seed": 0.5},
         {"seed": -1},

@@ -264,7 +264,7 @@ def cubes(
     for n, (field, title, label, cmap, top) in enumerate(parts, start=1):
         values = np.asarray(field.detach().cpu() if isinstance(field, torch.Tensor) else field)
         panel = figure.add_subplot(1, len(fields), n, projection="3d")
-        norm = plt.Normalize(values.min(), top or values.max())
+        norm = plt.Normalize(values.min(), values.max() if top is None else top)
         colours = plt.get_cmap(cmap or "cividis")
         if values.dtype == bool:
             norm, colours = plt.Normalize(0, 1), plt.get_cmap(PHASE_COLOURS, 2)
@@ -281,7 +281,7 @@ def cubes(
             side.labelpad = -12
         panel.set_box_aspect(values.shape, zoom=1.1)
         panel.view_init(elev=28, azim=-55)
-        drawn, extend = plt.cm.ScalarMappable(norm, colours), "max" if top else "neither"
+        drawn, extend = plt.cm.ScalarMappable(norm, colours), "max" if values.max() > norm.vmax else "neither"
         bar = figure.colorbar(drawn, ax=panel, label=label, shrink=0.65, pad=0.08, extend=extend)
         if values.dtype == bool:
             bar.set_ticks([0.25, 0.75], labels=["soft", "stiff"])

@@ -115,7 +115,12 @@ def _axis(n: int) -> tuple[np.ndarray, ...]:
         matrix[p, :n] = rows[k] / 2
     place = np.searchsorted(begins, np.arange(n + 4), "right")
     matrix[place[:, None] != place] = 0  # but for rounding they are
-    return matrix, np.array(begins), np.array(fold).reshape(-1, 2), np.array([alone + pairs, alone + mirrored])
+    return (
+        matrix,
+        np.array(begins),
+        np.array(fold, dtype=np.int64).reshape(-1, 2),
+        np.array([alone + pairs, alone + mirrored]),
+    )
 
 
 # Lengths and offsets go through max(..., 0): where the compiler does not know that a place is not counted from the end,
@@ -163,6 +168,10 @@ def _hartley(field, out, n2, n3, along_x, along_y, along_z, order, start, stop):
 def _transform_rows(a, b, axis, mirrored, width):
     """Transform each column of ``a`` in place."""
     matrix, begins, before, after = axis
+    n = max(begins[len(begins) - 1], 0)
+    for i in range(n, n + 4):  # what an earlier cell has left there may be NaN, and 0 times that is NaN
+        for k in range(width):
+            a[i * _STRIDE + k] = 0
     for i in range(len(before)):
         p, q = max(before[i, 0], 0) * _STRIDE, max(before[i, 1], 0) * _STRIDE
         for k in range(width):

@@ -28,3 +28,12 @@ def test_the_transform_is_that_of_cosines_and_sines_and_its_own_inverse(shape):
     assert (hartley.back(found) - field).abs().max() < 1e-13
     single = hartley.back(hartley.forward(field.float()))
     assert (single - field).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 5, 5), (4, 4, 4), (7, 3, 5), (3, 127, 128)])
+def test_a_field_without_numbers_leaves_the_next_one_alone(shape):
+    hartley = transforms.Hartley(shape)
+    field = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(1))
+    alone = hartley.forward(field[1:])
+    field[0] = math.nan
+    assert torch.equal(hartley.forward(field)[1:], alone)
