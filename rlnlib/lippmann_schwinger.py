@@ -39,7 +39,7 @@ class GoverningEquation:
     green: Operator
     heterogeneous: Operator
     transpose: Operator | None = None
-    project: Operator = torch.positive
+    project: Operator = lambda y: y
     _last: tuple | None = field(default=None, init=False, repr=False)
 
     def governing(self, y: torch.Tensor) -> torch.Tensor:
