@@ -133,6 +133,9 @@ class Element(Discretization):
         super().__init__(shape, spacing)
         self._gradient = self.element_gradient(self.spacing)  # (G, 6, 3, 8)
         self.integration_points = len(self._gradient)
+        self._mean = self._gradient.mean(0).flatten(1)  # (6, 24)
+        centre = Rotated.element_gradient(self.spacing)[0].flatten(1)  # where a trilinear gradient has its mean
+        self._has_trilinear_mean = bool((self._mean - centre).abs().max() < 1e-12 * centre.abs().max())
 
     @classmethod
     def points(cls) -> torch.Tensor:
@@ -187,13 +190,12 @@ class Element(Discretization):
         return torch.einsum("ijabc,ax,by,cz->ijxyz", stencil, *turns).real
 
     def mean_gradient(self, displacement):
-        if fast.use(displacement.device):
+        if fast.use(displacement.device) and self._has_trilinear_mean:
             return fast.elements.mean_strain(displacement, self.spacing)
-        return from_corners(self._gradient.mean(0).flatten(1).to(displacement), displacement)
+        return from_corners(self._mean.to(displacement), displacement)
 
     def divergence_of_uniform(self, stress, modulus):
-        mean = self._gradient.mean(0).flatten(1).to(modulus)  # (6, 24)
-        corner_forces = (stress.to(modulus) @ mean).view(-1, 24, 1, 1, 1)  # (B, 24, 1, 1, 1)
+        corner_forces = (stress.to(modulus) @ self._mean.to(modulus)).view(-1, 24, 1, 1, 1)  # (B, 24, 1, 1, 1)
         return to_corners(corner_forces.expand(-1, -1, *self.shape), modulus)
 
     def stiffness(self, units):

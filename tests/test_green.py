@@ -58,6 +58,28 @@ def test_a_uniform_stress_loads_no_node(name):
     assert operator.divergence(uniform)[0].abs().max() > 0.1
 
 
+class HalfShear(discretizations.Hex8):
+    """An element of one's own: its mean strain is not that of the trilinear displacement."""
+
+    name = "half-shear"
+
+    @classmethod
+    def element_gradient(cls, spacing=(1.0, 1.0, 1.0)):
+        gradient = super().element_gradient(spacing)
+        gradient[:, 3:] /= 2
+        return gradient
+
+
+@pytest.mark.parametrize("kind", [HalfShear, discretizations.Rotated, discretizations.Hex8, discretizations.BBar])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1e-3, 0.5, 1.0)])
+def test_the_mean_strain_of_a_voxel_is_that_of_its_own_element(kind, spacing):
+    grid, usual = kind((4, 5, 3), spacing), discretizations.Hex8((4, 5, 3), spacing)
+    u = torch.randn(2, 3, 4, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mean = grid.mean_gradient(u)
+    assert (mean - grid.gradient(u).mean(1)).abs().max() < 1e-13 * mean.abs().max()
+    assert bool((mean - usual.mean_gradient(u)).abs().max() > 0.1) == (kind is HalfShear)
+
+
 def alternating(shape, axes):
     """A displacement along x that changes sign from node to node along each of the axes. Shape: -> (1, 3, N...)."""
     u = torch.zeros(1, 3, *shape, dtype=torch.float64)
