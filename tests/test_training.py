@@ -365,6 +365,12 @@ def test_bad_recipes_are_refused(change):
         dataclasses.replace(CONFIG, **change)
 
 
+def test_weights_of_the_passes_are_a_sequence():
+    assert dataclasses.replace(CONFIG, pass_weights=[1, 2]).pass_weights == (1.0, 2.0)
+    with pytest.raises(ValueError, match="must be a sequence"):
+        dataclasses.replace(CONFIG, pass_weights=iter([1, 2]))
+
+
 def test_bad_sets_are_refused(sets, tmp_path):
     (cells, strain), held_out = sets
     for bad in (
