@@ -103,8 +103,8 @@ def generate_cells(
 ) -> np.ndarray:
     """Random two-phase cells as in the paper: a Latin hypercube of designs, ``repeats`` random cells for each.
 
-    The paper's set is ``generate_cells(20480, repeats=5)``; the ranges, which the paper does not state, are those
-    that its released networks fit best. Cell i depends on (design, i, seed) alone, so any part of a set can be made
+    The paper's set is ``generate_cells(20480, repeats=5)``; the ranges, which the paper does not state, are a guess
+    by the errors of its released networks. Cell i depends on (design, i, seed) alone, so any part of a set can be made
     by itself with :func:`generate_cell`. Each cell has the stiff voxel count nearest to its design's fraction, but
     at least one voxel of each phase.
 
