@@ -13,8 +13,9 @@ What counts as holding was fixed in ``book/claims.yml`` before these runs: of mo
 another for every seed. So an effect is a ratio of two errors of one seed, and the record holds its mean over the seeds.
 Two seeds agree easily on a ratio of 1.003, which says nothing of a choice. So a ratio counts from 2 % beyond its bound,
 on either side: the record's interval reaches 2 % beyond the lowest and the highest of the seeds, and a statement whose
-bound lies within it stays undecided. (This rule is younger than the first runs; ``book/claims.yml`` says where it changed
-a status.) Symmetry copies are not the paper's; they help where the test error without them is higher for every seed.
+bound lies within it stays undecided. (This rule is younger than the first runs; ``book/claims.yml`` says where it
+changed a status.) Symmetry copies are not the paper's; they help where the test error without them is higher for every
+seed.
 
 - error: MASE on test cells, of the best epoch. At half: on validation cells, after half of the epochs.
 - peaks: mean absolute error in each cell's hundredth of highest strains.

@@ -118,7 +118,7 @@ def test_an_effect_of_trainings_is_a_ratio_seed_by_seed():
     runs += [run("ReLU", 0, 2.2), run("ReLU", 1, 1.9)]  # the third is not made yet
     found = {item["claim"]: item for item in ablation.claims(runs, settings)}
     assert found["prelu-helps"]["value"] == pytest.approx(1.025)
-    assert found["prelu-helps"]["interval"] == pytest.approx([0.95 / 1.02, 1.1 * 1.02], rel=1e-4)  # 2 % beyond the seeds
+    assert found["prelu-helps"]["interval"] == pytest.approx([0.95 / 1.02, 1.1 * 1.02], rel=1e-4)
     assert found["prelu-helps"]["conditions"]["seeds"] == 2
     assert "cosine-decay-matters" not in found
     # No rise on either side is no sign of more or less.
