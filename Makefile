@@ -12,6 +12,8 @@ export OMP_WAIT_POLICY ?= passive
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483647
 export MALLOC_TOP_PAD_ ?= 67108864
+# A plugin of a package that no test imports: it takes a second to load, in each process of pytest.
+export PYTEST_ADDOPTS ?= -p no:hypothesispytest
 
 .PHONY: help install book test stress avx2 flakes act notebooks pdf archive clean
 .DEFAULT_GOAL := help

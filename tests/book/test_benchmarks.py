@@ -46,7 +46,7 @@ def ready_processes():
 
 @pytest.mark.parametrize("script", TINY)
 def test_a_benchmark_runs_and_writes_a_sound_record(script, tmp_path, monkeypatch, ready_processes):
-    """As the main program, but in this process: eleven times and more torch would take seconds to load."""
+    """As the main program, but in this process, which has loaded torch already: that takes seconds."""
     for name, value in ENVIRONMENT.items():  # else the script starts this process again
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: ready_processes)

@@ -46,17 +46,6 @@ def test_a_run_with_other_parameters_gives_other_outputs(tmp_path):
     assert "cell_size = 10" in fresh.cells[1].source
 
 
-def test_a_failing_notebook_is_named_with_cell_and_error(tmp_path):
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_markdown_cell("# Canary"), nbformat.v4.new_code_cell("1 / 0")],
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-    )
-    nbformat.write(notebook, tmp_path / "canary.ipynb")
-    message = runner.run_one(tmp_path / "canary.ipynb", {}, "ci", tmp_path)
-    assert re.search(r"canary\.ipynb: cell 1 .*ZeroDivisionError", message) is not None
-    assert runner.read_stamp(tmp_path / "canary.partial.ipynb") == {}
-
-
 def test_a_notebook_that_takes_too_long_is_stopped(tmp_path, monkeypatch):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import time; time.sleep(60)")])
     nbformat.write(notebook, tmp_path / "slow.ipynb")
@@ -163,11 +152,16 @@ def test_the_comparison_passes_one_unit_of_the_last_digit_and_nothing_more(tmp_p
         runner.compare()
 
 
-def test_a_notebook_that_raises_where_it_printed_fails_the_comparison(tmp_path, monkeypatch):
+def test_a_notebook_that_raises_where_it_printed_fails_the_comparison_and_is_named_with_its_cell(tmp_path, monkeypatch):
     path = small(tmp_path, "raise SystemError('canary')", outputs=("2\n",), name="raises")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_markdown_cell("# Canary"))
+    nbformat.write(notebook, path)
     these_only(monkeypatch, tmp_path, [path])
-    with pytest.raises(project.Failure, match=r"raises\.ipynb: cell 0 .*SystemError: canary"):
+    with pytest.raises(project.Failure, match=r"raises\.ipynb: cell 1 .*SystemError: canary"):
         runner.compare()
+    (partial,) = (tmp_path / "build" / "ci").glob("*.partial.ipynb")
+    assert runner.read_stamp(partial) == {}
 
 
 def test_the_comparison_takes_the_copies_of_the_book_or_runs_all_again(tmp_path, monkeypatch):

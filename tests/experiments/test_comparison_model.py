@@ -50,7 +50,7 @@ class Narrow(comparison_model.ComparisonModel):
 @pytest.fixture
 def call(tmp_path, monkeypatch, capsys):
     """Run the script on few small cells: what it printed."""
-    small = "--contrasts 10 --minutes 0.1 --cells 10 --size 11 --batch-size 16 --validation 16 --small 2 --large 2"
+    small = "--contrasts 10 --minutes 0.05 --cells 10 --size 11 --batch-size 16 --validation 16 --small 2 --large 2"
     monkeypatch.setattr(comparison_model, "ComparisonModel", Narrow)
 
     def run(*more):
@@ -71,7 +71,7 @@ def test_it_is_trained_in_slices_and_scored_beside_the_rln(call, tmp_path):
     assert row["scores"]["31"]["rln"]["cells"] == row["scores"]["11"]["comparison"]["cells"] == 2
     assert row["scores"]["31"]["rln"]["mean"] < row["scores"]["31"]["comparison"]["mean"]
     with pytest.raises(ValueError, match="the learning rate falls already"):
-        call("--minutes", "0.2")
+        call("--minutes", "0.1")
 
 
 def test_its_claims_are_the_table_s_rows_and_the_pair_at_both_contrasts():
