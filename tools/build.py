@@ -24,7 +24,7 @@ from printing import print_book
 from project import BUILD, ROOT, Failure, notebooks, one_at_a_time, repository
 from render import render
 from rlnlib._version import __version__
-from run import add_address, compare, run, store
+from run import add_address, compare, run, store, unaddressed
 
 
 def archive() -> Path:
@@ -71,6 +71,10 @@ def main() -> int:
                 print(f"The copies: {run(options.profile)}")
             elif options.command == "book":
                 print(f"The book: {render(run(options.profile))}")
+                if unaddressed():
+                    print(
+                        "Colab opens the stored notebooks, without the book's address: `make notebooks`, commit them."
+                    )
             elif options.command == "pdf":
                 print(f"The book as a PDF file: {print_book(render(run(options.profile)).parent)}")
             elif options.command == "archive":
