@@ -20,7 +20,7 @@ from pathlib import Path
 
 import nbformat
 
-from printing import print_book
+from printing import find_browser, print_book
 from project import BUILD, ROOT, Failure, notebooks, one_at_a_time, repository
 from render import render
 from rlnlib._version import __version__
@@ -66,6 +66,8 @@ def main() -> int:
     parser.add_argument("--again", action="store_true")
     options = parser.parse_args()
     try:
+        if options.command in ("pdf", "archive"):
+            find_browser()  # before minutes of work
         with one_at_a_time():
             if options.command == "run":
                 print(f"The copies: {run(options.profile)}")
