@@ -124,6 +124,12 @@ def test_table_1_presents_as_many_cells_to_each_network():
     assert all(stage.config.max_minutes is None for stage in profile.stages)
 
 
+def test_who_stops_the_command_reads_that_what_is_done_is_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "reproduce", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert reproduce.main(["--profile", "ci", "--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "stopped; what is done is kept: run the same command again to go on\n"
+
+
 @pytest.mark.parametrize("loss", ["mse", "rmse"])
 def test_two_processes_make_the_steps_of_one_with_twice_the_batch(loss, tmp_path):
     """Started by torchrun; the losses agree to rounding. Two processes with the same batch each do not."""
