@@ -365,6 +365,12 @@ def test_bad_recipes_are_refused(change):
         dataclasses.replace(CONFIG, **change)
 
 
+def test_a_network_without_parameters_is_refused(sets, tmp_path):
+    network = RLN(passes=1, proximal=lambda inputs: torch.nn.AvgPool3d(1))
+    with pytest.raises(ValueError, match="has no parameter to train"):
+        train(network, *sets, CONFIG, tmp_path, device="cpu")
+
+
 def test_bad_sets_are_refused(sets, tmp_path):
     (cells, strain), held_out = sets
     for bad in (
