@@ -27,8 +27,7 @@ def mase(predicted, true) -> torch.Tensor:
         )
     if predicted.ndim == 3:
         raise ValueError(
-            f"predicted and true have the shape {tuple(predicted.shape)}, of one cell or of pictures: pass "
-            f"predicted[None] and true[None] for one cell, predicted[..., None] and true[..., None] for pictures."
+            "predicted and true have three axes: pass field[None] of a cell, field[..., None] of pictures."
         )
     error = 100 * (predicted - true).abs().flatten(1).mean(1)  # eq. 29: (B,)
     if not bool(torch.isfinite(error).all()):

@@ -133,15 +133,13 @@ def around_odd_axes(field: torch.Tensor, below: int) -> tuple[torch.Tensor, tupl
     Returns:
         The larger field, and the index that takes the cell out of it again.
 
-    Raises:
-        ValueError: for an odd axis that is shorter than what is added after it.
+    Raises ValueError for an odd axis that is shorter than what comes after it.
     """
     shape = field.shape[2:]
     odd = [n % 2 for n in shape]
     if any(n % 2 and n <= below for n in shape):
         raise ValueError(
-            f"An odd axis must have at least {below + 1} voxels for this network; the cell has {tuple(shape)}: repeat "
-            f"it along that axis, which changes no solution."
+            f"An odd axis must have at least {below + 1} voxels; the cell has {tuple(shape)}: repeat it along that axis."
         )
     widths = [width * o for o in reversed(odd) for width in (below, below + 1)]  # F.pad begins with the last axis
     inner = tuple(slice(below * o, below * o + n) for o, n in zip(odd, shape, strict=True))

@@ -88,7 +88,7 @@ def test_what_is_no_field_is_refused_by_name(field):
 
 def test_one_cell_without_the_axis_of_the_batch_is_not_taken_for_a_batch_of_planes():
     field = torch.ones(4, 4, 4)
-    with pytest.raises(ValueError, match=r"pass predicted\[None\] and true\[None\] for one cell"):
+    with pytest.raises(ValueError, match=r"pass field\[None\] of a cell"):
         rlnlib.mase(field + 0.5, field)
     assert rlnlib.mase(field[None] + 0.5, field[None]).tolist() == [50.0]
     assert rlnlib.mase(field[..., None] + 0.5, field[..., None]).tolist() == [50.0] * 4
