@@ -67,7 +67,7 @@ def test_wrong_files_are_named(cell, tmp_path):
         "line": (cell[0, 0], "three axes"),
         "deep": (cell[..., None], r"array.squeeze\(\)"),
         "three": (cell.astype(int) + np.eye(8, dtype=int) * 2, "labels 0, 1, 2, 3.*stiff_label.*load_labels"),
-        "one": (np.zeros((4, 4, 4), int), "labels"),
+        "one": (np.zeros((4, 4, 4), int), "label 0 alone"),
         "nan": (np.full((4, 4, 4), np.nan), "finite"),
         "needle": (np.ones((4, 1, 1), int), "three axes"),
     }

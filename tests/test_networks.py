@@ -96,7 +96,7 @@ def test_an_odd_axis_that_is_shorter_than_what_surrounds_it_is_refused_with_a_wa
     informed = rlnlib.load_pretrained("informed")
     cell = np.zeros((3, 5, 4), bool)
     cell[1:, 2] = True
-    with pytest.raises(ValueError, match=r"odd axis must have at least 5 voxels; the cell has \(3, 5, 4\): repeat it"):
+    with pytest.raises(ValueError, match=r"odd axis must have at least 5 voxels; a cell has \(3, 5, 4\): repeat it"):
         rlnlib.predict(informed, cell, 10)
     assert rlnlib.predict(informed, np.tile(cell, (2, 1, 1)), 10).strain.shape == (1, 6, 6, 5, 4)
 
