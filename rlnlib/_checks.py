@@ -48,6 +48,7 @@ def as_labels(cells, phases: int = 2, name: str = "stiff") -> torch.Tensor:
             f"{name} has the dtype {labels.dtype}, but phase labels are bool or integer: "
             f"convert it, for instance with `cells > 0.5`."
         )
+    memory(f"{name} of {tuple(labels.shape)} labels", 8 * labels.numel())
     labels = labels.to(torch.int64)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= phases:

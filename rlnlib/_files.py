@@ -95,6 +95,18 @@ def _machine() -> str:
     return f"{zlib.crc32(f'{socket.gethostname()} {processes}'.encode()):08x}"
 
 
+def differences(there: dict, wanted: dict) -> str:
+    """Name what differs. Shape: two nested dicts -> "contrast 50.0 there, 10.0 here; ..."."""
+    words = []
+    for key in [*there, *(key for key in wanted if key not in there)]:
+        one, other = there.get(key), wanted.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            words += [f"{key}: {differences(one, other)}"] if one != other else []
+        elif one != other:
+            words.append(f"{key} {one} there, {other} here")
+    return "; ".join(words)
+
+
 def _remove_left_overs(folder: Path) -> None:
     """Remove the partial files of processes of this machine that are gone."""
     if os.name != "posix" or not folder.is_dir():  # elsewhere os.kill ends the process that it asks about

@@ -10,11 +10,14 @@ from torch import nn
 
 from rlnlib import _checks
 from rlnlib.fast import cores
+from rlnlib.networks import PROXIMALS
 from rlnlib.rln import RLN, phase_indicators
 
 #: Voxels predicted together, at most. On a CPU a cell of 31^3 takes the same time, within a tenth, for one to four
 #: cells together, half as long again for twelve; of 16^3, the same for 4 to 48 (float32, two cores). A GPU wants more.
 BATCH_VOXELS = {"cpu": 3 * 2**15, "cuda": 2**20}
+#: Bytes a voxel that a network of the library takes at its peak, at least: 610 to 1270 in float32 (95^3 and 96^3).
+LEAST_BYTES = 600
 
 
 def predict_strain(
@@ -45,7 +48,7 @@ def predict_strain(
         (passes, B, N1, N2, N3).
 
     Raises:
-        ValueError: for bad cells, batch size, dtype or device.
+        ValueError: for bad cells, batch size, dtype or device, or where the memory does not suffice.
     """
     stiff = _checks.as_labels(stiff)
     if not isinstance(model, nn.Module):
@@ -69,6 +72,9 @@ def predict_strain(
         rounds = math.ceil(len(stiff) / (fit * workers))
         batch_size = 16 if together else min(fit, max(2, math.ceil(len(stiff) / (rounds * workers))))
     batch_size = _checks.positive_integer("batch_size", batch_size)
+    if device.type == "cpu" and isinstance(model, RLN) and model.config["proximal"] in PROXIMALS:
+        cells = min(batch_size, len(stiff))
+        _checks.memory(f"A prediction of {cells} x {tuple(stiff[0].shape)} voxels", LEAST_BYTES * cells * voxels)
 
     @torch.no_grad()  # set in each thread: it holds for one thread alone
     def predict(batch: torch.Tensor) -> torch.Tensor:

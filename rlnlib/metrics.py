@@ -10,20 +10,24 @@ def mase(predicted, true) -> torch.Tensor:
     """Mean absolute strain error of each cell, in percent.
 
     Args:
-        predicted: (B, ...), divided by the macroscopic strain y_R.
+        predicted: (B, ...), divided by the macroscopic strain y_R; one cell is (1, N1, N2, N3).
         true: The same.
 
     Returns:
         (B,) float64.
 
     Raises:
-        ValueError: for shapes that differ, an empty batch, or NaN.
+        ValueError: for shapes that differ, a cell without the axis of the batch, an empty batch, or NaN.
     """
     predicted, true = _field("predicted", predicted), _field("true", true)
     if predicted.shape != true.shape:
         raise ValueError(
             f"predicted and true must have one shape (B, ...); they have {tuple(predicted.shape)} and "
             f"{tuple(true.shape)}."
+        )
+    if predicted.ndim == 3:
+        raise ValueError(
+            "predicted and true have three axes: pass field[None] of a cell, field[..., None] of pictures."
         )
     error = 100 * (predicted - true).abs().flatten(1).mean(1)  # eq. 29: (B,)
     if not bool(torch.isfinite(error).all()):

@@ -306,6 +306,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; what is done is kept: run the same command again to go on", file=sys.stderr)
+        return 130
     with contextlib.suppress(BrokenPipeError):
         print(table(results))
     if left:

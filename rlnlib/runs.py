@@ -19,7 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from rlnlib import _checks, training
-from rlnlib._files import locked, write_atomically, writing
+from rlnlib._files import differences, locked, write_atomically, writing
 from rlnlib.fast.processes import longest
 from rlnlib.rln import RLN
 from rlnlib.training import Run, TrainingConfig
@@ -233,22 +233,10 @@ def read_matching_checkpoint(folder: Path, run: dict) -> dict | None:
     for part, word in (("model", "network"), ("config", "recipe"), ("data", "data")):
         if saved[part] != run[part]:
             raise OSError(
-                f"{folder} holds a run with another {word} ({_differences(saved[part], run[part])}): choose another "
+                f"{folder} holds a run with another {word} ({differences(saved[part], run[part])}): choose another "
                 f"folder."
             )
     return saved
-
-
-def _differences(there: dict, wanted: dict) -> str:
-    """Name what differs. Shape: two nested dicts -> "contrast 50.0 there, 10.0 here; ..."."""
-    words = []
-    for key in [*there, *(key for key in wanted if key not in there)]:
-        one, other = there.get(key), wanted.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            words += [f"{key}: {_differences(one, other)}"] if one != other else []
-        elif one != other:
-            words.append(f"{key} {one} there, {other} here")
-    return "; ".join(words)
 
 
 def describe_data(stiff: torch.Tensor, strain: torch.Tensor, data) -> dict:

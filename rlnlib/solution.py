@@ -55,8 +55,10 @@ class Solution:
         if not cells:
             return f"Solution(no cells of {size} voxels)"
         low, high = int(self.iterations.min()), int(self.iterations.max())
+        done = int(self.converged.sum())
+        state = f"{done} converged" if done or high or self.energy_bounds is None else "predicted by a network"
         return (
-            f"Solution({cells} cell{'s' * (cells > 1)} of {size} voxels, {int(self.converged.sum())} converged, "
+            f"Solution({cells} cell{'s' * (cells > 1)} of {size} voxels, {state}, "
             f"iterations {low}{f' to {high}' * (high > low)}, residual at most {float(self.residual.max()):.1e})"
         )
 

@@ -221,6 +221,8 @@ def train(
         raise ValueError(f"keeper must be a training.Keeper; it is {keeper!r}. rlnlib.runs.train takes a folder.")
     if config.pass_weights is not None and len(config.pass_weights) != model.passes:
         raise ValueError(f"pass_weights has {len(config.pass_weights)} entries; the model makes {model.passes} passes.")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("model has no parameter to train: proximal must make a network that has some.")
     train_set, validation_set = _as_pair("train_set", train_set), _as_pair("validation_set", validation_set)
     fabric = start(device, config.precision)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)

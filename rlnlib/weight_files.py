@@ -95,6 +95,8 @@ def load_weights(path, proximal: str | Callable[[int], nn.Module] | None = None)
     try:
         model.load_state_dict(tensors)
         _finite(tensors, "the file")
+        if isinstance(recipe := header.get("recipe"), dict) and "largest_contrast" in recipe:
+            model.largest_contrast = _checks.positive("largest_contrast", recipe["largest_contrast"])
     except (RuntimeError, ValueError) as error:
         raise OSError(f"The weights in {path} are not those of its network {header['config']}: {error}") from error
     return model.eval()
@@ -175,11 +177,10 @@ def load_pretrained(kind: str, contrast: float, size: int = DEFAULT_SIZE, proxim
 def load_pretrained(kind, contrast=None, size=DEFAULT_SIZE, proximal=None):
     """Load a shipped model. It can be used on cells of other sizes, with a larger error.
 
-    The networks of the paper hold for one contrast each; "informed" is one for many.
+    The networks of the paper hold for one contrast each; "informed" is one for contrasts from 1 to 300.
 
     Args:
-        kind: "fln", "rln-t" or "rln"; or "informed", one network for every contrast, which :func:`rlnlib.predict`
-            applies.
+        kind: "fln", "rln-t" or "rln"; or "informed", which :func:`rlnlib.predict` applies.
         contrast: for which it was trained; None for "informed".
         size: edge of the cells for which it was trained, in voxels.
         proximal: for a network of yours that you shipped: the function or class that makes it.
@@ -205,10 +206,10 @@ def shipped(size: int = DEFAULT_SIZE) -> list[tuple[str, float]]:
 
 
 def catalogue() -> list[dict]:
-    """List the shipped networks: those for one contrast, the smallest cells first, then the one for every contrast.
+    """List the shipped networks: those for one contrast, the smallest cells first, then the informed one.
 
     Returns:
-        For each: "kind", "contrast" (None for every one), "size" of the cells that it was trained on, "file" and
+        For each: "kind", "contrast" (None for the informed one), "size" of the cells that it was trained on, "file" and
         "sha256".
     """
     order = list(KINDS)
@@ -261,11 +262,17 @@ def ship(path) -> str:
 def _checked(kind: str, contrast: float | None, size: int) -> Path:
     """Return the shipped file, which has the hash that the manifest says."""
     manifest = _manifest()
+    if str(kind).endswith(".safetensors"):
+        raise ValueError(f"kind names a shipped network, such as 'rln'; rlnlib.weight_files.load_weights reads {kind}.")
     _checks.one_of("kind", kind, dict.fromkeys([*KINDS, "informed", *(entry["kind"] for entry in manifest.values())]))
     size = _checks.positive_integer("size", size, least=2)
     if kind == "informed" and (contrast is not None or size != DEFAULT_SIZE):
-        raise ValueError("The informed network is one for every contrast and size: leave contrast and size out.")
-    name = kind if kind == "informed" else shipped_name(kind, _checks.positive("contrast", contrast), size)
+        raise ValueError("There is one informed network, for contrasts from 1 to 300: leave contrast and size out.")
+    name = (
+        kind
+        if kind == "informed" or contrast is None
+        else shipped_name(kind, _checks.positive("contrast", contrast), size)
+    )
     entry = manifest.get(name)
     if entry is None:
         listed = [e for e in catalogue() if e["contrast"] is not None]

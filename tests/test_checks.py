@@ -147,6 +147,13 @@ def test_a_big_endian_strain_is_taken():
     assert _checks.mandel_vector("strain", np.arange(6.0).astype(">f4")).tolist() == [0, 1, 2, 3, 4, 5]
 
 
+def test_labels_that_the_memory_does_not_hold_are_refused_before_they_are_copied(monkeypatch):
+    monkeypatch.setattr(_checks, "memory_of_machine", lambda: 8 * 4**3)
+    assert _checks.as_labels(np.zeros((4, 4, 4), bool)).shape == (1, 4, 4, 4)
+    with pytest.raises(ValueError, match=r"stiff of \(1, 4, 4, 5\) labels needs .* GiB of memory"):
+        _checks.as_labels(np.zeros((4, 4, 5), bool))
+
+
 def test_more_memory_than_the_machine_has_is_refused_before_it_is_asked_for():
     assert 2**28 < _checks.memory_of_machine() < 2**50
     with pytest.raises(ValueError, match=r"size=2000.*GiB of memory"):

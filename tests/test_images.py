@@ -67,7 +67,7 @@ def test_wrong_files_are_named(cell, tmp_path):
         "line": (cell[0, 0], "three axes"),
         "deep": (cell[..., None], r"array.squeeze\(\)"),
         "three": (cell.astype(int) + np.eye(8, dtype=int) * 2, "labels 0, 1, 2, 3.*stiff_label.*load_labels"),
-        "one": (np.zeros((4, 4, 4), int), "labels"),
+        "one": (np.zeros((4, 4, 4), int), "label 0 alone"),
         "nan": (np.full((4, 4, 4), np.nan), "finite"),
         "needle": (np.ones((4, 1, 1), int), "three axes"),
     }
@@ -224,6 +224,36 @@ def test_hidden_files_of_a_mac_beside_the_slices_are_left_out(labels, cell, tmp_
     for hidden in ("._slice1.tif", ".DS_Store"):
         (tmp_path / "scan" / hidden).write_bytes(b"\0\5\x16\7")
     assert np.array_equal(rlnlib.load_cell(tmp_path / "scan"), cell)
+
+
+def test_a_pattern_and_a_folder_of_jpeg_are_told_what_slices_are(labels, tmp_path):
+    write_slices(tmp_path / "scan", labels, "slice{}.png")
+    with pytest.raises(FileNotFoundError, match=r"No file .*\*\.png: name the folder of the slices"):
+        rlnlib.load_cell(tmp_path / "scan" / "*.png")
+    for file in (tmp_path / "scan").iterdir():
+        file.rename(file.with_suffix(".jpg"))
+    with pytest.raises(FileNotFoundError, match=r"holds no slices: .*JPEG changes labels"):
+        rlnlib.load_cell(tmp_path / "scan")
+
+
+def test_an_image_of_one_label_is_told_how_to_be_read(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((4, 4, 4), 7, np.uint8))
+    with pytest.raises(ValueError, match=r"the label 7 alone.* with stiff_label=7 that all of it is stiff"):
+        rlnlib.load_cell(tmp_path / "a.npy")
+    assert rlnlib.load_cell(tmp_path / "a.npy", stiff_label=7).all()
+
+
+def test_planes_that_were_named_channels_are_read_when_saved_as_the_error_says(tmp_path):
+    path = tmp_path / "a.tif"
+    array = np.random.default_rng(0).choice([0, 255], (5, 8, 8)).astype(np.uint8)
+    tifffile.imwrite(path, array, imagej=True, metadata={"axes": "CYX"})
+    with pytest.raises(ValueError, match=r"tifffile\.imwrite") as raised:
+        rlnlib.load_cell(path)
+    exec(
+        re.search(r"tifffile\.imwrite\(.*\)", str(raised.value))[0],
+        {"tifffile": tifffile, "path": path, "array": array},
+    )
+    assert np.array_equal(rlnlib.load_cell(path), array > 0)
 
 
 def test_a_slice_that_was_not_copied_is_pointed_out_by_its_number(labels, cell, tmp_path):

@@ -1,5 +1,7 @@
 """The network that is told the equation: what holds exactly, its energy loss, and prediction."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -40,6 +42,7 @@ PHASES = [(1.0, 0.3), (20.0, 0.2), (0.1, 0.4)]
 def test_the_untrained_network_answers_with_the_macroscopic_strain():
     solution = rlnlib.predict(informed.InformedRLN(), labels(), phases=PHASES)
     assert float((solution.strain - AXIAL.view(1, 6, 1, 1, 1)).abs().max()) < 1e-14
+    assert repr(solution).startswith("Solution(2 cells of 6 x 4 x 8 voxels, predicted by a network, iterations 0, ")
 
 
 def test_gradient_of_energy_and_strain_against_finite_differences():
@@ -261,6 +264,27 @@ def test_weights_come_back_from_a_file_with_what_it_says_about_them(tmp_path):
     assert weight_files.read_header(tmp_path / "a.safetensors")["recipe"] == {"steps": 3}
     with pytest.raises(ValueError, match="leave contrast and size out"):
         rlnlib.load_pretrained("informed", 10)
+
+
+def test_beyond_the_contrast_of_the_training_a_prediction_warns_and_a_solution_does_not():
+    model, cell = rlnlib.load_pretrained("informed"), labels((1, 6, 4, 6), phases=2)
+    header = weight_files.pretrained_header("informed")
+    assert model.largest_contrast == header["recipe"]["largest_contrast"] == 300
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for within in (300, 1 / 300):
+            rlnlib.predict(model, cell, within)
+        rlnlib.predict(model, cell, 1000, rtol=1e-4)
+    for beyond in (301, 1 / 301):
+        with pytest.warns(RuntimeWarning, match=r"trained up to 300: .* rtol or energy_rtol .* rlnlib\.solve_strain"):
+            rlnlib.predict(model, cell, beyond)
+
+
+def test_a_lower_bound_that_says_nothing_is_zero():
+    wild = random_network(size=1.0)
+    alike, apart = [(1.0, 0.3)] * 3, [(1.0, 0.3), (1e4, 0.3), (1.0, 0.3)]
+    low, high = (rlnlib.predict(wild, labels(), phases=phases).energy_bounds for phases in (alike, apart))
+    assert bool((low[:, 0] > 0).all()) and high[:, 0].tolist() == [0, 0]
 
 
 def test_the_predicted_mean_stress_is_the_prescribed_one():

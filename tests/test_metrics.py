@@ -86,6 +86,14 @@ def test_what_is_no_field_is_refused_by_name(field):
         rlnlib.mase(field, torch.ones(2, 2))
 
 
+def test_one_cell_without_the_axis_of_the_batch_is_not_taken_for_a_batch_of_planes():
+    field = torch.ones(4, 4, 4)
+    with pytest.raises(ValueError, match=r"pass field\[None\] of a cell"):
+        rlnlib.mase(field + 0.5, field)
+    assert rlnlib.mase(field[None] + 0.5, field[None]).tolist() == [50.0]
+    assert rlnlib.mase(field[..., None] + 0.5, field[..., None]).tolist() == [50.0] * 4
+
+
 def test_an_error_beyond_float64_is_refused():
     with pytest.raises(ValueError, match="float64"):
         rlnlib.mase([[1e308, 1e308]], [[-1e308, -1e308]])

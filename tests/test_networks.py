@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
+import rlnlib
 from rlnlib import networks, proximals, rln
 from rlnlib.rln import RLN
 
@@ -90,6 +92,15 @@ def test_the_three_layer_network_moves_with_every_shift():
 
 
 @torch.no_grad()
+def test_an_odd_axis_that_is_shorter_than_what_surrounds_it_is_refused_with_a_way_out():
+    informed = rlnlib.load_pretrained("informed")
+    cell = np.zeros((3, 5, 4), bool)
+    cell[1:, 2] = True
+    with pytest.raises(ValueError, match=r"odd axis must have at least 5 voxels; a cell has \(3, 5, 4\): repeat it"):
+        rlnlib.predict(informed, cell, 10)
+    assert rlnlib.predict(informed, np.tile(cell, (2, 1, 1)), 10).strain.shape == (1, 6, 6, 5, 4)
+
+
 def test_an_odd_axis_is_padded_by_two_below_and_three_above():
     """The released networks' padding of 31 to 36, written out."""
     network, x = networks.VNet(), field(1, 6, 7, 7, 7)

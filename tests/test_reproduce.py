@@ -81,6 +81,12 @@ def test_the_shortest_slice_makes_a_step_and_says_what_is_left(tmp_path, monkeyp
     assert "the first is at training on cells of 6^3, which still needs about 0 minutes" in said
 
 
+def test_who_stops_the_command_reads_that_what_is_done_is_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "reproduce", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert reproduce.main(["--profile", "ci", "--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "stopped; what is done is kept: run the same command again to go on\n"
+
+
 def test_a_folder_of_another_profile_is_refused(tmp_path, monkeypatch, capsys):
     reproduce.reproduce(PROFILE, tmp_path, "cpu", max_minutes=1e-6)
     monkeypatch.setitem(PROFILES, "ci", replace(PROFILE, stages=(replace(PROFILE.stages[0], data={**DATA, "n": 40}),)))

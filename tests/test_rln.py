@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import rlnlib
-from rlnlib import elasticity, green, inference, rln, runs, solvers, training
+from rlnlib import _checks, elasticity, green, inference, rln, runs, solvers, training
 from rlnlib.rln import KINDS, RLN
 
 
@@ -206,6 +206,16 @@ def test_predictions_from_several_threads_on_a_model_in_training_agree_and_leave
         found = list(pool.map(lambda _: rlnlib.predict_strain(model, cells), range(40)))
     assert all(torch.equal(field, expected) for field in found)
     assert all(module.training for module in model.modules())
+
+
+def test_a_cell_that_the_memory_does_not_suffice_for_is_refused_before_the_network_runs(random_cells, monkeypatch):
+    cells = random_cells(4, 6, 6, 6)
+    monkeypatch.setattr(_checks, "memory_of_machine", lambda: 1000 * 6**3)  # one cell at a time fits
+    assert len(rlnlib.predict_strain(RLN(passes=1).eval(), cells, batch_size=1)) == 4
+    with pytest.raises(ValueError, match=r"A prediction of 2 x \(6, 6, 6\) voxels needs .* GiB of memory"):
+        rlnlib.predict_strain(RLN(passes=1), cells, batch_size=2)
+    with pytest.raises(ValueError, match=r"A prediction of \(16, 6, 6\) voxels needs .* GiB of memory"):
+        rlnlib.predict(rlnlib.load_pretrained("informed"), random_cells(1, 16, 6, 6), 10)
 
 
 def test_a_device_that_cannot_compute_is_refused_and_the_model_stays_whole(random_cells):

@@ -157,6 +157,12 @@ def test_a_finished_run_is_only_read(sets, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 
+def test_a_network_without_parameters_is_refused(sets, tmp_path):
+    network = RLN(passes=1, proximal=lambda inputs: torch.nn.AvgPool3d(1))
+    with pytest.raises(ValueError, match="has no parameter to train"):
+        train(network, *sets, CONFIG, tmp_path, device="cpu")
+
+
 def test_a_run_with_another_recipe_or_a_damaged_checkpoint_is_refused(sets, tmp_path):
     train(model(), *sets, CONFIG, tmp_path, device="cpu")
     with pytest.raises(OSError, match=r"another recipe \(seed 0 there, 1 here\): choose another folder"):

@@ -32,6 +32,13 @@ def test_weights_come_back_with_everything_about_them(weights):
     assert header["metrics"] == {"mase": 1.5} and header["library_version"] == rlnlib.__version__
 
 
+def test_the_error_for_a_file_or_without_a_contrast_says_what_to_call(weights):
+    with pytest.raises(ValueError, match=r"rlnlib\.weight_files\.load_weights reads .*fln\.safetensors"):
+        rlnlib.load_pretrained(weights[0])
+    with pytest.raises(ValueError, match=r"No rln is shipped for contrast None .* There are: .*rln, contrast 10"):
+        rlnlib.load_pretrained("rln")
+
+
 def test_damaged_and_missing_weights_are_named(weights):
     path, _ = weights
     with pytest.raises(FileNotFoundError, match="absent"):

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import nbformat
 
-from printing import print_book
+from printing import find_browser, print_book
 from project import BUILD, ROOT, Failure, notebooks, one_at_a_time, repository
 from render import render
 from rlnlib._version import __version__
-from run import add_address, compare, run, store
+from run import add_address, compare, run, store, unaddressed
 
 
 def archive() -> Path:
@@ -66,11 +66,17 @@ def main() -> int:
     parser.add_argument("--again", action="store_true")
     options = parser.parse_args()
     try:
+        if options.command in ("pdf", "archive"):
+            find_browser()  # before minutes of work
         with one_at_a_time():
             if options.command == "run":
                 print(f"The copies: {run(options.profile)}")
             elif options.command == "book":
                 print(f"The book: {render(run(options.profile))}")
+                if unaddressed():
+                    print(
+                        "Colab opens the stored notebooks, without the book's address: `make notebooks`, commit them."
+                    )
             elif options.command == "pdf":
                 print(f"The book as a PDF file: {print_book(render(run(options.profile)).parent)}")
             elif options.command == "archive":

@@ -78,7 +78,7 @@ def model_cards(_=None) -> str:
 
 
 def informed_card() -> str:
-    """The network for every contrast: empty where none is shipped."""
+    """The informed network: empty where none is shipped."""
     try:
         header = weight_files.pretrained_header("informed")
     except ValueError:
@@ -94,7 +94,9 @@ def informed_card() -> str:
         "`data/results/informed.json`. Every prediction has bounds of its effective stiffness",
     }
     lines = "".join(f"| {name} | {value} |\n" for name, value in rows.items())
-    return f"\n## The informed network, for every contrast\n\n| | |\n|---|---|\n{lines}"
+    return (
+        f"\n## The informed network, for contrasts of 1 to {recipe['largest_contrast']:g}\n\n| | |\n|---|---|\n{lines}"
+    )
 
 
 def card(entry: dict, header: dict) -> str:

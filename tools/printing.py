@@ -31,11 +31,17 @@ h1, h2, h3 { break-after: avoid }
 """
 
 
-def print_book(html: Path) -> Path:
-    """Print the rendered book of the folder ``html``; returns the PDF file. Raises Failure without a Chromium."""
+def find_browser() -> str:
+    """The Chromium that prints. Raises Failure without one."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         raise Failure("Chromium prints the PDF file, and is not here: install it (Debian: apt install chromium).")
+    return browser
+
+
+def print_book(html: Path) -> Path:
+    """Print the rendered book of the folder ``html``; returns the PDF file. Raises Failure without a Chromium."""
+    browser = find_browser()
     target, partial = BUILD / "rlnlib-book.pdf", BUILD / "rlnlib-book.partial.pdf"
     page = BUILD / "print.html"
     page.write_text(join_pages(html), encoding="utf-8")

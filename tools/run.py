@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 
 import nbformat
@@ -188,6 +189,13 @@ def add_address(notebook: nbformat.NotebookNode, address: str | None) -> nbforma
         if "bootstrap" in cell.metadata.get("tags", []):
             cell.source = bootstrap(address or "")
     return notebook
+
+
+def unaddressed() -> list[str]:
+    """The stored notebooks, which Colab opens, that do not name the book's address; none for a book without one."""
+    stored = {path.name: nbformat.read(path, as_version=4) for path in notebooks()}
+    address = repository()
+    return [name for name, found in stored.items() if address and add_address(deepcopy(found), address) != found]
 
 
 def store() -> None:

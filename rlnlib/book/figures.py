@@ -197,13 +197,15 @@ def slices(
     microstructure: it has the two colours of the phases and a legend, and no part in the scale.
 
     Shape: each field (N1, N2, N3).
-    Raises ValueError for fields without three axes, or another number of titles.
+    Raises ValueError for fields without three axes, an index beyond them, or another number of titles.
     """
     planes = []
     for field in fields:
         values = np.asarray(field.detach().cpu() if isinstance(field, torch.Tensor) else field)
         if values.ndim != 3:
             raise ValueError(f"A field must have the shape (N1, N2, N3); this one has {values.shape}.")
+        if index is not None and not -values.shape[axis] <= index < values.shape[axis]:
+            raise ValueError(f"index must be a slice of axis {axis}, 0 to {values.shape[axis] - 1}; it is {index}.")
         planes.append(np.take(values, values.shape[axis] // 2 if index is None else index, axis=axis))
     if len(titles) != len(planes):
         raise ValueError(f"There are {len(planes)} fields and {len(titles)} titles; each field needs one.")

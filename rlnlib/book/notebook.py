@@ -18,13 +18,13 @@ from rlnlib.book.parameters import PARAMETERS
 from rlnlib.provenance import current_commit
 
 #: Source of the first code cell of every notebook: nothing happens where the library is there. Where it is not, as in
-#: Colab, its repository is fetched, and `tools/colab.py` there installs what is missing.
+#: Colab, its repository is fetched, and `tools/colab.py` there installs what is missing. Git says why, if it cannot.
 BOOTSTRAP = """\
 import importlib.util, os, runpy, subprocess  # noqa: E401, I001
 if importlib.util.find_spec("rlnlib") is None:  # fetch it, as in Colab
     address = os.environ.get("RLN_REPOSITORY") or REPOSITORY
-    assert address, "rlnlib is missing: set RLN_REPOSITORY to its address, run again."
     subprocess.run(["git", "clone", "-q", "--depth", "1", address, "rln-book"])
+    assert os.path.exists("rln-book"), "No rlnlib: set RLN_REPOSITORY to its address."
     runpy.run_path("rln-book/tools/colab.py")"""
 
 

@@ -11,6 +11,7 @@ that all of them see.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 import time
@@ -24,7 +25,7 @@ import torch
 from tqdm.auto import tqdm
 
 from rlnlib import _checks, microstructure, voxel_fe
-from rlnlib._files import replacing, write_atomically, writing
+from rlnlib._files import differences, replacing, write_atomically, writing
 from rlnlib.dataset.file import SOLVED, TABLES, Parameters, schema, write
 from rlnlib.dataset.reading import read_parameters
 from rlnlib.fast import cores
@@ -239,8 +240,8 @@ def _is_made(path: Path, wanted: Parameters) -> bool:
     found = read_parameters(path)
     if found != wanted:
         raise OSError(
-            f"{path} exists and was made with other parameters ({found.to_json()}): choose another name, or move it "
-            f"away."
+            f"{path} exists and was made with other parameters ({_differing(found.to_json(), wanted)}): choose another "
+            f"name, or move it away."
         )
     return True
 
@@ -251,9 +252,17 @@ def _same_run(path: Path, wanted: Parameters) -> None:
         write_atomically(path, wanted.to_json().encode())
     elif (found := path.read_text(encoding="utf-8", errors="replace")) != wanted.to_json():
         raise OSError(
-            f"{path.parent} holds the beginning of a data set with other parameters ({found[:500]}): "
+            f"{path.parent} holds the beginning of a data set with other parameters ({_differing(found, wanted)}): "
             f"finish that one, choose another name, or move the folder away."
         )
+
+
+def _differing(found: str, wanted: Parameters) -> str:
+    """Name the parameters that differ; a text that holds none is shown itself."""
+    try:
+        return differences(json.loads(found), json.loads(wanted.to_json()))
+    except (ValueError, AttributeError):
+        return found[:500]
 
 
 def _join(path: Path, parts: Path, parameters: Parameters) -> None:

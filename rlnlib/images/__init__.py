@@ -80,6 +80,11 @@ def load_cell(
     labels = np.unique(image)
     shown = ", ".join(map(str, labels[:6])) + (", ..." if len(labels) > 6 else "")
     if stiff_label is None:
+        if len(labels) == 1:
+            raise ValueError(
+                f"{path} has the label {shown} alone, and a two-phase cell has two: segment the image anew, or say "
+                f"with stiff_label={shown} that all of it is stiff."
+            )
         if len(labels) != 2:
             raise ValueError(
                 f"{path} has the {len(labels)} labels {shown}; a two-phase cell has two. Name those of the stiff phase "
@@ -226,7 +231,8 @@ def _readers() -> dict[str, Callable[[Path, Options], Image]]:
 
 def _read(path: Path, options: Options) -> Image:
     if not path.exists():
-        raise FileNotFoundError(f"No file {path}: check the name and the working folder ({Path.cwd()}).")
+        way = "name the folder of the slices" if "*" in path.name else "check the name"
+        raise FileNotFoundError(f"No file {path}: {way} and the working folder ({Path.cwd()}).")
     kind = _FOLDER if path.is_dir() else path.suffix.lower()
     if (reader := _readers().get(kind)) is None:
         way = f" To convert it, take {_CONVERSIONS[kind]}." if kind in _CONVERSIONS else ""

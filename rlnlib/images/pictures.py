@@ -43,7 +43,8 @@ def read_tiff(path: Path, options: Options) -> Image:
             raise ValueError(
                 f"{path} has the axes {axes} of the lengths {shape}, and {other[0]} is {named}: a cell has axes of "
                 f"space alone. Convert it to one grey value or label a voxel, or choose one channel and time, and save "
-                f"it as planes (Z), rows (Y) and columns (X)."
+                f"it as planes (Z), rows (Y) and columns (X): tifffile.imwrite(path, array, "
+                f"metadata={{'axes': 'ZYX'}})."
             )
         if any(page is None for page in series.pages):
             raise OSError(f"{path} says that it has {len(series.pages)} planes, but some of them are not there.")
@@ -219,7 +220,7 @@ def read_folder(path: Path, options: Options) -> Image:
     """The slices of a folder in the order of their numbers. Shape: -> (slices, rows, columns)."""
     files = [p for p in path.iterdir() if p.suffix.lower() in _SLICE_READERS and not p.name.startswith(".")]
     if not files:
-        raise FileNotFoundError(f"The folder {path} holds no slices: .tif, .tiff, .png or .bmp.")
+        raise FileNotFoundError(f"The folder {path} holds no slices: .tif, .tiff, .png or .bmp (JPEG changes labels).")
     slices = []
     for file in _in_order(path, files):
         with reading(file, "a slice"):

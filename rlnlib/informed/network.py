@@ -13,6 +13,7 @@ Ritz methods train on the energy.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -235,6 +236,7 @@ class InformedRLN(nn.Module):
         answer: str = "displacement",
     ):
         super().__init__()
+        self.largest_contrast = math.inf  # of the training, where a weight file says it
         self.passes = _checks.positive_integer("passes", passes, most=1000)
         _checks.one_of("proximal", proximal, networks.PROXIMALS)
         tied = _checks.boolean("tied", tied)

@@ -11,7 +11,7 @@ import torch
 
 from rlnlib import _checks, fast
 from rlnlib.conjugate_gradient import conjugate_gradient
-from rlnlib.inference import BATCH_VOXELS
+from rlnlib.inference import BATCH_VOXELS, LEAST_BYTES
 from rlnlib.informed import certificate
 from rlnlib.informed.network import Cells, InformedRLN
 from rlnlib.method import first_strain, kept_operator, split_load, strain_of_mixed_load
@@ -46,7 +46,8 @@ def predict(
 
     The network predicts one field for each component of the macroscopic strain that is not zero, turned to the axial
     or the shear load that it was trained on by an exchange of axes; the fields add up, as the equation is linear. Each
-    is scaled to its least energy: so one far off the mark, as at a contrast beyond the training's, does little harm.
+    is scaled to its least energy: so one far off the mark does little harm. Beyond the contrast of the training, 300
+    for the shipped network, errors grow: a RuntimeWarning says so where no tolerance is given.
 
     Args:
         model: the network; it is used in evaluation mode and left as it was.
@@ -69,7 +70,7 @@ def predict(
 
     Raises:
         ValueError: for whatever :func:`rlnlib.solve_strain` refuses, voxels that are no cubes, or an odd axis that is
-            too short for the network.
+            too short for the network; or where the memory does not suffice.
     """
     if not isinstance(model, InformedRLN):
         raise ValueError(
@@ -92,6 +93,16 @@ def predict(
     stopping = StoppingRule(1.0 if rtol is None else rtol, max_iterations=max_iterations)
     home = next(model.parameters()).device
     device = _checks.as_device(device, home)
+    if device.type == "cpu":
+        _checks.memory(f"A prediction of {problem.shape} voxels", LEAST_BYTES * math.prod(problem.shape))
+    young = [young for young, _ in problem.phases]
+    if rtol is None and energy_rtol is None and (ratio := max(young) / min(young)) > model.largest_contrast:
+        warnings.warn(
+            f"The contrast is {ratio:g}, and the network was trained up to {model.largest_contrast:g}: look at the "
+            f"bounds of the answer, give rtol or energy_rtol to go on from it, or call rlnlib.solve_strain.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     reference = kept_operator(problem.shape, "bbar", *certificate.softest_medium(problem.phases), device=device)
     together, workers = fast.cores.chunking(math.prod(problem.shape), device, BATCH_VOXELS)
     together = min(together, math.ceil(len(problem) / workers))  # few cells keep all workers busy, too

@@ -223,6 +223,13 @@ def test_a_boolean_field_is_drawn_in_the_colours_of_the_phases_and_has_no_part_i
     plt.close("all")
 
 
+def test_a_slice_that_a_field_does_not_have_is_refused():
+    field = np.zeros((4, 5, 6))
+    assert figures.slices([field], ["a"], index=-1)
+    with pytest.raises(ValueError, match="index must be a slice of axis 1, 0 to 4; it is 5"):
+        figures.slices([field], ["a"], axis=1, index=5)
+
+
 def test_more_than_four_slices_stand_in_two_rows():
     fields = [np.full((4, 4, 4), float(i)) for i in range(6)]
     for n, wanted in ((4, 1), (5, 2), (6, 2)):

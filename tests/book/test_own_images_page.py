@@ -26,6 +26,21 @@ def test_the_table_of_pores_is_what_the_example_gives():
     assert "with 77 % solid" in PAGE and names["cell"].mean() == pytest.approx(0.77, abs=1e-3)
 
 
+def test_a_field_goes_on_to_other_programs_with_its_axes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (recipe,) = [code for code in re.findall(r"```python\n(.*?)```", PAGE, flags=re.S) if "strain.mhd" in code]
+    cell = rlnlib.generate_cells(1, 8, grain_size=(2, 3))[0][:, :6, :4]
+    exec(recipe, names := {"rlnlib": rlnlib, "cell": cell})
+    assert np.array_equal(np.load("strain.npy"), names["field"]) and names["field"].shape == (8, 6, 4)
+    vtk = pytest.importorskip("vtkmodules.vtkIOImage")
+    reader = vtk.vtkMetaImageReader()
+    reader.SetFileName("strain.mhd")
+    reader.Update()
+    image = reader.GetOutput()
+    assert image.GetDimensions() == (8, 6, 4)
+    assert image.GetScalarComponentAsFloat(5, 1, 2, 0) == np.float32(names["field"][5, 1, 2])
+
+
 def test_a_disc_has_the_error_that_the_page_says():
     words = " ".join(PAGE.split())
     disc, usual = re.search(r"at contrast 10 errs by ([\d.]+) % .*? on its test cells by ([\d.]+) %", words).groups()

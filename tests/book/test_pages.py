@@ -184,14 +184,12 @@ def test_the_first_code_cell_fetches_the_library_where_it_is_missing(name):
     ast.parse(source)
 
 
-def test_the_bootstrap_cell_asks_for_the_address_where_it_knows_none(tmp_path):
-    def run(*options):
-        return subprocess.run(
-            [sys.executable, *options, "-c", notebook.bootstrap()], capture_output=True, text=True, cwd=tmp_path, env={}
-        )
-
-    without = run("-I", "-S")  # no packages at all
-    assert without.returncode and "set RLN_REPOSITORY to its address" in without.stderr
+@pytest.mark.parametrize("address", ["", "file:///nowhere"])
+def test_the_bootstrap_cell_asks_for_the_address_where_it_knows_none_or_a_wrong_one(tmp_path, address):
+    command = [sys.executable, "-I", "-S", "-c", notebook.bootstrap(address)]  # no packages at all
+    without = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={})
+    assert without.returncode and "set RLN_REPOSITORY to its address" in without.stderr.splitlines()[-1]
+    assert f"'{address.removeprefix('file://')}' does not" in without.stderr  # git's own reason
     assert not list(tmp_path.iterdir())
 
 

@@ -234,6 +234,23 @@ def test_one_address_stands_in_buttons_and_in_the_cell_that_fetches_the_library(
     assert len({tagged(path, "bootstrap")[0].source for path in NOTEBOOKS}) == 1
 
 
+def test_a_stored_notebook_that_does_not_name_the_address_of_the_book_is_found(monkeypatch, tmp_path):
+    monkeypatch.setenv("RLN_REPOSITORY", "https://github.com/someone/book")
+    path = small(tmp_path, "")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[0].metadata["tags"] = ["bootstrap"]
+    monkeypatch.setattr(runner, "notebooks", lambda: [path])
+    for address, found in (
+        (None, [path.name]),
+        ("https://github.com/other/book", [path.name]),
+        (project.repository(), []),
+    ):
+        nbformat.write(runner.add_address(notebook, address), path)
+        assert runner.unaddressed() == found
+    monkeypatch.setattr(runner, "repository", lambda: None)
+    assert runner.unaddressed() == []
+
+
 def test_workflows_call_the_make_targets_and_nothing_else():
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for file in (ROOT / ".github" / "workflows").glob("*.yml"):

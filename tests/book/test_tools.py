@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+import build
 import printing
 import project
 import run as runner
@@ -43,8 +44,13 @@ def test_a_profile_that_cannot_be_used_is_named_in_a_sentence(text, sentence, tm
     assert "\n" not in str(raised.value)
 
 
-def test_without_chromium_printing_ends_with_a_sentence(tmp_path, monkeypatch):
+def test_without_chromium_printing_ends_with_a_sentence_before_any_work(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(build, "run", lambda profile: pytest.fail("the notebooks were run before"))
+    for command in ("pdf", "archive"):
+        monkeypatch.setattr(sys, "argv", ["build.py", command])
+        assert build.main() == 1
+        assert "Chromium prints the PDF file, and is not here" in capsys.readouterr().err
     with pytest.raises(project.Failure, match="Chromium prints the PDF file, and is not here"):
         printing.print_book(tmp_path)
 
