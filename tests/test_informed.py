@@ -280,13 +280,6 @@ def test_beyond_the_contrast_of_the_training_a_prediction_warns_and_a_solution_d
             rlnlib.predict(model, cell, beyond)
 
 
-def test_a_lower_bound_that_says_nothing_is_zero():
-    wild = random_network(size=1.0)
-    alike, apart = [(1.0, 0.3)] * 3, [(1.0, 0.3), (1e4, 0.3), (1.0, 0.3)]
-    low, high = (rlnlib.predict(wild, labels(), phases=phases).energy_bounds for phases in (alike, apart))
-    assert bool((low[:, 0] > 0).all()) and high[:, 0].tolist() == [0, 0]
-
-
 def test_the_predicted_mean_stress_is_the_prescribed_one():
     model, cell = random_network(passes=1), labels((2, 6, 4, 6))
     free = [float("nan")] * 6

@@ -45,8 +45,8 @@ def energy_bounds(
             softer. The tightest is that of :func:`softest_medium`.
 
     Returns:
-        Lower and upper bound, (B, 2), in the unit of the moduli times that of the strain squared. The lower one is 0
-        where the residual says nothing.
+        Lower and upper bound, (B, 2), in the unit of the moduli times that of the strain squared. A lower one
+        below 0 says nothing: the field is far off.
     """
     image = problem.apply(u)
     residual, voxels = problem.rhs - image, u[0, 0].numel()
@@ -56,7 +56,7 @@ def energy_bounds(
     stress = elasticity.hooke(uniform, *elasticity.lame_fields(problem.moduli, problem.basis))
     mean = solvers.inner(stress, uniform) / voxels
     upper = mean + solvers.inner(u, image - 2 * problem.rhs) / voxels
-    return torch.stack([(upper - error).clamp(min=0), upper], 1)
+    return torch.stack([upper - error, upper], 1)
 
 
 def _factor(problem: VoxelProblem, reference: green.GreenOperator) -> torch.Tensor:
