@@ -161,10 +161,11 @@ def times() -> dict:
     assembled = {size: read(TIMES / f"scipy_sparse_{size}.json")["seconds"] for size in (16, 31)}
     scipy, own = "SciPy, conjugate gradients", "rlnlib"
     tied = [
-        over(*(row_of(small, kind, 10.0, precision)["turns"][-1] for kind in ("RLN", "RLN-t")))
+        over(*(row_of(small, kind, contrast, precision)["turns"][-1] for kind in ("RLN", "RLN-t")))
+        for contrast in CONTRASTS
         for precision in ("float32", "bfloat16")
     ]
-    both = (tied[0][0], min(low for _, low, _ in tied), max(high for *_, high in tied))
+    medians, lows, highs = zip(*tied, strict=True)
     against: dict[str, list[Effect]] = {"conjugate gradients": [], "fixed point": []}
     minutes = {contrast: read(test_file("rln", contrast, 31))["minutes"] for contrast in CONTRASTS}
     pays, rows = False, {}
@@ -188,7 +189,10 @@ def times() -> dict:
         "for_the_error_of_the_rln": rows,
         "claims": [
             claim(
-                "passes-cost-the-same", both, size=16, contrasts=[10.0], training="shipped", note="float32, bfloat16"
+                "passes-cost-the-same",
+                (max(medians), min(lows), max(highs)),
+                **where | {"size": 16},
+                note="float32 and bfloat16, eight cells in a call",
             ),
             claim(
                 "rln-needs-more-memory", weights["rln"] / weights["rln-t"], training="shipped", note="bytes of files"
@@ -200,7 +204,11 @@ def times() -> dict:
             claim("pays-against-finite-elements", solves, **where | {"contrasts": [50.0]}),
             claim("large-volumes", growth, contrasts=[50.0], note="16³ and 31³ voxels"),
             claim(
-                "seconds-for-the-test-set", test_set, machine="two CPU cores", size=31, note="of the time of four cells"
+                "seconds-for-the-test-set",
+                test_set,
+                machine="two CPU cores",
+                size=31,
+                note="8,192 times the time of the RLN shipped for 31³, bfloat16, four cells in a call",
             ),
         ],
     }

@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from rlnlib import _checks, elasticity, fast
 from rlnlib.elasticity import MANDEL_PAIRS, SQRT2
 
-#: Takes displacements (B, 3, N1, N2, N3) and moduli (B, P, N1, N2, N3) to nodal forces K u, (B, 3, N1, N2, N3).
-Stiffness = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+#: K: takes displacements (B, 3, N1, N2, N3) and moduli (B, P, N1, N2, N3) to nodal forces K u, (B, 3, N1, N2, N3).
+StiffnessOperator = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 #: Corners of a voxel, in units of its edges.
 CORNERS = tuple(itertools.product((0, 1), repeat=3))
@@ -52,8 +52,8 @@ class Discretization:
         """B u: strain at the integration points, without the macroscopic part. (B, 3, N...) -> (B, G, 6, N...)."""
         raise NotImplementedError
 
-    def divergence(self, stress: torch.Tensor) -> torch.Tensor:
-        """B^T sigma / G, the nodal forces of a stress: minus its divergence. (B, G, 6, N...) -> (B, 3, N...)."""
+    def nodal_forces(self, stress: torch.Tensor) -> torch.Tensor:
+        """B^T sigma / G, which is minus the divergence of a stress. (B, G, 6, N...) -> (B, 3, N...)."""
         raise NotImplementedError
 
     def symbol(self, stiffness: torch.Tensor, frequencies: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -67,17 +67,17 @@ class Discretization:
         """The mean of B u over the integration points of each voxel. (B, 3, N...) -> (B, 6, N...)."""
         return self.gradient(displacement).mean(1)
 
-    def divergence_of_uniform(self, stress: torch.Tensor, modulus: torch.Tensor) -> torch.Tensor:
+    def nodal_forces_of_uniform(self, stress: torch.Tensor, modulus: torch.Tensor) -> torch.Tensor:
         """Nodal forces of a uniform stress times a modulus of each voxel. (B, 6), (B, 1, N...) -> (B, 3, N...)."""
         field = stress.to(modulus).view(-1, 1, 6, 1, 1, 1) * modulus[:, None]
-        return self.divergence(field.expand(-1, self.integration_points, -1, -1, -1, -1))
+        return self.nodal_forces(field.expand(-1, self.integration_points, -1, -1, -1, -1))
 
-    def stiffness(self, units: Sequence[tuple[float, float]]) -> Stiffness:
-        """K = B^T C B for C = sum_p modulus_p C_p by voxel; C_p is isotropic with the Lame parameters ``units[p]``."""
+    def stiffness_operator(self, basis: Sequence[tuple[float, float]]) -> StiffnessOperator:
+        """K = B^T C B for C = sum_p modulus_p C_p by voxel; C_p is isotropic with the Lame parameters ``basis[p]``."""
 
         def apply(displacement, moduli):
-            lam, mu = elasticity.lame_fields(moduli, units)
-            return self.divergence(elasticity.hooke(self.gradient(displacement), lam[:, None], mu[:, None]))
+            lam, mu = elasticity.lame_fields(moduli, basis)
+            return self.nodal_forces(elasticity.hooke(self.gradient(displacement), lam[:, None], mu[:, None]))
 
         return apply
 
@@ -97,7 +97,7 @@ class Continuous(Discretization):
         ]
         return torch.fft.irfftn(torch.stack(rows, 1), s=self.shape, dim=_AXES)[:, None]  # (B, 1, 6, N...)
 
-    def divergence(self, stress):
+    def nodal_forces(self, stress):
         spectrum = torch.fft.rfftn(stress[:, 0], dim=_AXES)  # (B, 6, F...)
         k = [axis.to(stress) for axis in self._derivatives(frequencies(self.shape, self.spacing))]
         rows = []
@@ -124,15 +124,21 @@ class Continuous(Discretization):
 
 
 class Element(Discretization):
-    """A voxel as an element with a displacement at each of its eight corners, trilinear in between."""
+    """A voxel as an element with a displacement at each of its eight corners, trilinear in between.
+
+    An element of one's own has to be its own mirror image along each axis, as these are: else its symbol is not real.
+    """
 
     #: Integration points along each axis, in units of the edge.
     abscissae: tuple[float, ...]
 
     def __init__(self, shape, spacing=(1.0, 1.0, 1.0)):
         super().__init__(shape, spacing)
-        self._gradient = self.element_gradient(self.spacing)  # (G, 6, 3, 8)
-        self.integration_points = len(self._gradient)
+        gradient = self.element_gradient(self.spacing).flatten(2)  # (G, 6, 24)
+        self.integration_points = len(gradient)
+        self._gradient, self._mean = gradient.flatten(0, 1), gradient.mean(0)  # (6 G, 24), (6, 24)
+        centre = Rotated.element_gradient(self.spacing)[0].flatten(1)  # where a trilinear gradient has its mean
+        self._has_trilinear_mean = bool((self._mean - centre).abs().max() < 1e-12 * centre.abs().max())
 
     @classmethod
     def points(cls) -> torch.Tensor:
@@ -157,7 +163,7 @@ class Element(Discretization):
 
     @classmethod
     def element_stiffness(cls, stiffness: torch.Tensor, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> torch.Tensor:
-        """Stiffness of one voxel over its volume: the mean over the integration points of B^T C B.
+        """K of one voxel over its volume: the mean over the integration points of B^T C B.
 
         Returns:
             (24, 24) float64; rows and columns run over (displacement component, corner).
@@ -166,11 +172,10 @@ class Element(Discretization):
         return torch.einsum("gna,nm,gmb->ab", b, stiffness.to(b), b) / len(b)  # (24, 24)
 
     def gradient(self, displacement):
-        rows = self._gradient.flatten(2).flatten(0, 1).to(displacement)  # (6 G, 24)
-        return from_corners(rows, displacement).unflatten(1, (-1, 6))  # (B, G, 6, N...)
+        return from_corners(self._gradient.to(displacement), displacement).unflatten(1, (-1, 6))  # (B, G, 6, N...)
 
-    def divergence(self, stress):
-        rows = self._gradient.flatten(2).flatten(0, 1).to(stress)  # (6 G, 24)
+    def nodal_forces(self, stress):
+        rows = self._gradient.to(stress)  # (6 G, 24)
         forces = rows.mT @ stress.reshape(len(stress), len(rows), -1)  # (B, 24, voxels)
         share = forces.new_full((len(stress), 1, *self.shape), 1 / self.integration_points)
         return to_corners(forces.view(-1, 24, *self.shape), share)
@@ -187,18 +192,17 @@ class Element(Discretization):
         return torch.einsum("ijabc,ax,by,cz->ijxyz", stencil, *turns).real
 
     def mean_gradient(self, displacement):
-        if fast.use(displacement.device):
+        if fast.use(displacement.device) and self._has_trilinear_mean:
             return fast.elements.mean_strain(displacement, self.spacing)
-        return from_corners(self._gradient.mean(0).flatten(1).to(displacement), displacement)
+        return from_corners(self._mean.to(displacement), displacement)
 
-    def divergence_of_uniform(self, stress, modulus):
-        mean = self._gradient.mean(0).flatten(1).to(modulus)  # (6, 24)
-        corner_forces = (stress.to(modulus) @ mean).view(-1, 24, 1, 1, 1)  # (B, 24, 1, 1, 1)
+    def nodal_forces_of_uniform(self, stress, modulus):
+        corner_forces = (stress.to(modulus) @ self._mean.to(modulus)).view(-1, 24, 1, 1, 1)  # (B, 24, 1, 1, 1)
         return to_corners(corner_forces.expand(-1, -1, *self.shape), modulus)
 
-    def stiffness(self, units):
+    def stiffness_operator(self, basis):
         """By elements: corner values times the matrix of the element, added up at the nodes."""
-        matrices = [self.element_stiffness(elasticity.stiffness_from_lame(*unit), self.spacing) for unit in units]
+        matrices = [self.element_stiffness(elasticity.stiffness_from_lame(*lame), self.spacing) for lame in basis]
         modes = functools.cache(lambda: fast.elements.corner_modes(matrices))
 
         def apply(displacement, moduli):
@@ -288,21 +292,17 @@ def to_corners(corner_forces: torch.Tensor, weight: torch.Tensor) -> torch.Tenso
     return padded[:, :, :-1, :-1, :-1].contiguous()
 
 
-def frequencies(
-    shape: Sequence[int], spacing: Sequence[float] = (1.0, 1.0, 1.0), half: bool = True
-) -> list[torch.Tensor]:
-    """Angular frequencies xi by axis, in radians per unit of length.
+def frequencies(shape: Sequence[int], spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> list[torch.Tensor]:
+    """Angular frequencies xi of a real Fourier transform by axis, in radians per unit of length.
 
     Args:
         shape: Voxels by axis.
         spacing: Edges of a voxel.
-        half: Only those that a real Fourier transform has.
 
     Returns:
-        Three float64 tensors, shaped to broadcast: (N1, 1, 1), (1, N2, 1), (1, 1, N3 // 2 + 1 or N3).
+        Three float64 tensors, shaped to broadcast: (N1, 1, 1), (1, N2, 1), (1, 1, N3 // 2 + 1).
     """
     axes = [torch.fft.fftfreq(n, dtype=torch.float64) for n in shape]
-    if half:
-        axes[2] = torch.fft.rfftfreq(shape[2], dtype=torch.float64)
+    axes[2] = torch.fft.rfftfreq(shape[2], dtype=torch.float64)
     scaled = [2 * math.pi * axis / h for axis, h in zip(axes, spacing, strict=True)]
     return [axis.view([-1 if a == b else 1 for b in range(3)]) for a, axis in enumerate(scaled)]

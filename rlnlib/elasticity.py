@@ -41,12 +41,12 @@ def lame_table(phases) -> torch.Tensor:
     return torch.tensor([lame_parameters(*phase) for phase in phases], dtype=torch.float64)
 
 
-def lame_fields(moduli: torch.Tensor, units) -> tuple[torch.Tensor, torch.Tensor]:
-    """lambda and mu of sum_p modulus_p C_p by voxel, C_p having the Lame parameters ``units[p]``.
+def lame_fields(moduli: torch.Tensor, basis) -> tuple[torch.Tensor, torch.Tensor]:
+    """lambda and mu of sum_p modulus_p C_p by voxel, C_p having the Lame parameters ``basis[p]``.
 
     Shape: (B, P, N1, N2, N3) -> two of (B, 1, N1, N2, N3).
     """
-    lam, mu = (sum(unit[i] * moduli[:, p : p + 1] for p, unit in enumerate(units)) for i in range(2))
+    lam, mu = (sum(lame[i] * moduli[:, p : p + 1] for p, lame in enumerate(basis)) for i in range(2))
     return lam, mu
 
 

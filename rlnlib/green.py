@@ -79,13 +79,9 @@ class GreenOperator:
         other.inverse = self.inverse.to(dtype)
         return other
 
-    def reference_symbol(self, half: bool = True) -> torch.Tensor:
-        """B^H C^0 B by frequency.
-
-        Returns:
-            (3, 3, N1, N2, N3 // 2 + 1) float64, or (3, 3, N1, N2, N3) with ``half=False``.
-        """
-        return self._symbol(discretizations.frequencies(self.shape, self.spacing, half))
+    def reference_symbol(self) -> torch.Tensor:
+        """B^H C^0 B by frequency. Shape: -> (3, 3, N1, N2, N3 // 2 + 1) float64."""
+        return self._symbol(discretizations.frequencies(self.shape, self.spacing))
 
     def _symbol(self, frequencies) -> torch.Tensor:
         return self.discretization.symbol(elasticity.stiffness_from_lame(*self.lame), frequencies)
@@ -94,9 +90,9 @@ class GreenOperator:
         """B u: strain of a displacement, without the macroscopic part. (B, 3, N...) -> (B, G, 6, N...)."""
         return self.discretization.gradient(displacement)
 
-    def divergence(self, stress: torch.Tensor) -> torch.Tensor:
-        """B^T sigma / G: nodal forces of a stress, minus its divergence. (B, G, 6, N...) -> (B, 3, N...)."""
-        return self.discretization.divergence(stress)
+    def nodal_forces(self, stress: torch.Tensor) -> torch.Tensor:
+        """B^T sigma / G, which is minus the divergence of a stress. (B, G, 6, N...) -> (B, 3, N...)."""
+        return self.discretization.nodal_forces(stress)
 
     def displacement(self, force: torch.Tensor) -> torch.Tensor:
         """(B^T C^0 B)^-1 force, of zero mean. (B, 3, N...) -> the same."""
@@ -105,7 +101,7 @@ class GreenOperator:
 
     def __call__(self, stress: torch.Tensor) -> torch.Tensor:
         """Gamma^0 sigma: (B, G, 6, N...) -> (B, G, 6, N...)."""
-        return self.gradient(self.displacement(self.divergence(stress)))  # G-hat * of eq. 10
+        return self.gradient(self.displacement(self.nodal_forces(stress)))  # G-hat * of eq. 10
 
     def _times_inverse(self, spectrum):
         """(B^T C^0 B)^-1 times the spectrum of a force. Shape: (B, 3, F...) -> (B, 3, F...)."""

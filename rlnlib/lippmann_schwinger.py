@@ -124,9 +124,9 @@ def from_green_operator(cell: CellProblem, operator: GreenOperator) -> Governing
     uniform = cell.macroscopic_strain.to(operator.dtype).view(-1, 1, 6, 1, 1, 1)
     return GoverningEquation(
         reference=uniform.expand(-1, operator.integration_points, -1, *operator.shape).contiguous(),
-        linear=lambda y: operator.divergence(elasticity.hooke(y, *operator.lame)),  # -L y = -div (C^R y) (eq. 4)
+        linear=lambda y: operator.nodal_forces(elasticity.hooke(y, *operator.lame)),  # -L y = -div (C^R y) (eq. 4)
         green=lambda b: operator.gradient(operator.displacement(b)),  # the y' of L y' = b (eq. 6)
-        heterogeneous=lambda y: operator.divergence(polarization(y)),  # -div (C' y), the right-hand side of eq. 3
+        heterogeneous=lambda y: operator.nodal_forces(polarization(y)),  # -div (C' y), the right-hand side of eq. 3
         # G * B = Gamma^0 C', and Gamma^0 and C' are their own adjoints.
         transpose=lambda r: polarization(operator(r)),
         project=lambda y: y - y.mean((1, 3, 4, 5), keepdim=True),

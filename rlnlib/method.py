@@ -18,7 +18,7 @@ from rlnlib.solvers import Statistics, StoppingRule
 #: Largest ratio of moduli for which mixed precision works in float32; at 1e5 its rounding stalls the recurrences.
 _FLOAT32_CONTRAST = 1e3
 
-#: Voxels of the cells and loads that :func:`stiffness_columns` gives to one solve.
+#: Voxels of the cells and loads that :func:`effective_columns` gives to one solve.
 _TOGETHER = 2**20
 #: The tolerance that each precision reaches at every usual contrast.
 _RTOL = {"mixed": 1e-8, torch.float64: 1e-8, torch.float32: 1e-5}
@@ -202,19 +202,19 @@ def in_chunks(cell: CellProblem, method: Method, solve: Callable[..., Solution])
     return in_users_units(concatenate(parts), units)
 
 
-def stiffness_columns(
+def effective_columns(
     cell: CellProblem, method: Method, solve: Callable[..., Solution], components: torch.Tensor
 ) -> torch.Tensor:
-    """Mean stresses under unit strains of some components, solved as by :func:`in_chunks`.
+    """Columns of the effective stiffness: mean stresses under unit strains of some components, by :func:`in_chunks`.
 
     Shape: components (S,) int64 -> (B, 6, S).
     """
-    units, loads = torch.eye(6, dtype=torch.float64)[components], len(components)
+    strains, loads = torch.eye(6, dtype=torch.float64)[components], len(components)
     jobs = torch.arange(len(cell) * loads)  # all loads of the first cell, then of the second ...
     parts = []
     for some in jobs.split(max(1, _TOGETHER // math.prod(cell.shape))):
         labels = cell.labels[(some // loads).to(cell.labels.device)]
-        solution = in_chunks(replace(cell, labels=labels).under(units[some % loads]), method, solve)
+        solution = in_chunks(replace(cell, labels=labels).under(strains[some % loads]), method, solve)
         parts.append((solution.effective_stress, solution.converged, solution.iterations, solution.residual))
     stress, converged, iterations, residual = (
         torch.cat(part).view(len(cell), loads, -1) for part in zip(*parts, strict=True)

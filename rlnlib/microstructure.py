@@ -93,9 +93,9 @@ def design(points: int, grain_size=(1, 10), stiff_fraction=(0, 1), seed: int = 0
     _checks.memory(f"A design of {points} points", 100 * points)
     from scipy.stats import qmc  # here, since it takes a second to import
 
-    unit = qmc.LatinHypercube(d=4, rng=np.random.default_rng(seed)).random(points)
-    sizes = np.minimum(low + np.floor(unit[:, :3] * (high - low + 1)), high).astype(np.int64)
-    return sizes, least + unit[:, 3] * (most - least)
+    drawn = qmc.LatinHypercube(d=4, rng=np.random.default_rng(seed)).random(points)  # (points, 4), from 0 to 1
+    sizes = np.minimum(low + np.floor(drawn[:, :3] * (high - low + 1)), high).astype(np.int64)
+    return sizes, least + drawn[:, 3] * (most - least)
 
 
 def generate_cells(
@@ -103,8 +103,8 @@ def generate_cells(
 ) -> np.ndarray:
     """Random two-phase cells as in the paper: a Latin hypercube of designs, ``repeats`` random cells for each.
 
-    The paper's set is ``generate_cells(20480, repeats=5)``; the ranges, which the paper does not state, are those
-    that its released networks fit best. Cell i depends on (design, i, seed) alone, so any part of a set can be made
+    The paper's set is ``generate_cells(20480, repeats=5)``; the ranges, which the paper does not state, are a guess
+    by the errors of its released networks. Cell i depends on (design, i, seed) alone, so any part of a set can be made
     by itself with :func:`generate_cell`. Each cell has the stiff voxel count nearest to its design's fraction, but
     at least one voxel of each phase.
 
@@ -148,5 +148,5 @@ def generate_cell(index: int, grain_sizes, stiff_fractions, size: int, repeats: 
     """
     point = index // repeats
     noise = np.random.default_rng([seed, index]).random((size,) * 3)
-    stiff = int(np.clip(np.rint(stiff_fractions[point] * size**3), 1, size**3 - 1))
-    return _above_rank(noise, grain_sizes[point], size**3 - stiff - 1)
+    count = int(np.clip(np.rint(stiff_fractions[point] * size**3), 1, size**3 - 1))
+    return _above_rank(noise, grain_sizes[point], size**3 - count - 1)

@@ -69,8 +69,7 @@ class VNet(nn.Module):
         self.down = nn.Sequential(nn.Conv3d(width, low_width, 2, stride=2), PReLU(low_width))
         self.low = nn.Sequential()
         for _ in range(blocks):
-            self.low.append(PeriodicConv3d(low_width, low_width))
-            self.low.append(PReLU(low_width))
+            self.low.extend([PeriodicConv3d(low_width, low_width), PReLU(low_width)])
         self.up = nn.Sequential(nn.ConvTranspose3d(low_width, low_width, 2, stride=2), PReLU(low_width))
         self.end = nn.Sequential(
             PeriodicConv3d(width + low_width, low_width),
@@ -118,7 +117,7 @@ class PeriodicVNet(VNet):
         low = self.low(self.down(continued))  # (B, 32, 20, 20, 20)
         halved = (..., *(slice(axis.start // 2, (axis.stop + 1) // 2) for axis in inner[1:]))
         own = (..., *(slice(n) for n in field.shape[2:]))
-        low = self.up(low[halved])[own]  # (B, 32, 31, 31, 31), without what surrounds the unit cell
+        low = self.up(low[halved])[own]  # (B, 32, 31, 31, 31), without what surrounds the cell
         joined = torch.cat([low, skipped], dim=1)  # (B, 48, 31, 31, 31)
         return fast.convolutions.end(self, joined) if self.infers_fast(field) else self.end(joined)
 

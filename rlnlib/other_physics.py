@@ -68,7 +68,7 @@ def conduction_equation(
     def back(spectrum):
         return torch.fft.irfftn(spectrum, s=shape, dim=axes)
 
-    def divergence(q):
+    def minus_divergence(q):
         return back((symbol.conj() * transform(q)).sum(1, keepdim=True))
 
     def apply_green(b):
@@ -76,10 +76,10 @@ def conduction_equation(
 
     return GoverningEquation(
         reference=mean.to(labels.device).view(1, 3, 1, 1, 1).expand(len(labels), 3, *shape).contiguous(),
-        linear=lambda y: base * divergence(y),
+        linear=lambda y: base * minus_divergence(y),
         green=apply_green,
-        heterogeneous=lambda y: divergence(excess * y),
-        transpose=lambda r: excess * apply_green(divergence(r)),
+        heterogeneous=lambda y: minus_divergence(excess * y),
+        transpose=lambda r: excess * apply_green(minus_divergence(r)),
         project=lambda y: y - y.mean(axes, keepdim=True),
     )
 

@@ -61,6 +61,9 @@ class CellProblem:
     def law(self, dtype: torch.dtype, reference: tuple[float, float] = (0.0, 0.0)) -> Callable:
         """The function that takes a strain to the stress C epsilon (eq. 1).
 
+        Conjugate gradients do not call it. Their K has the same C, within one matrix of an element's 24 corner values
+        (:meth:`rlnlib.discretizations.Element.element_stiffness`), which passes by its 48 strains and 48 stresses.
+
         Args:
             dtype: Precision.
             reference: Lame parameters of C^R, for C - C^R in place of C.

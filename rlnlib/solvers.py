@@ -142,8 +142,9 @@ def gradient_descent(equation: GoverningEquation, step="line_search", direction:
 
     Args:
         equation: y = Phi(y).
-        step: gamma itself, "line_search" (the gamma with the smallest residual) or "barzilai_borwein" (from the last
-            two iterates, 1988; the first step by line search).
+        step: gamma itself, "line_search" (the gamma with the smallest residual) or "barzilai_borwein": |s|^2 / (s . t)
+            from the last changes s of y and t of d (1988), or |s| / |t| where s . t is not positive (Dai, Al-Baali &
+            Yang 2015), as it may be for the residual; the first step by line search.
         direction: "gradient", or "residual" for d = y - Phi(y), which does not square the condition number; with it a
             step of 1 is Moulinec's scheme.
 
@@ -172,8 +173,9 @@ def gradient_descent(equation: GoverningEquation, step="line_search", direction:
             image = equation.linearized(d)
             gamma = ratio(inner(residual, image), inner(image, image))
         else:
-            s = y - last["y"]
-            gamma = ratio(inner(s, s), inner(s, d - last["d"]))
+            s, t = y - last["y"], d - last["d"]
+            square, slope = inner(s, s), inner(s, t)
+            gamma = torch.where(slope > 0, ratio(square, slope), ratio(square, inner(t, t)).sqrt())
         last.update(y=y, d=d)
         return y - equation.reference - over_cells(gamma, y) * d
 

@@ -39,7 +39,7 @@ class TrainingConfig:
         loss: "mse" is the text's, the sum over the passes of w_i times the mean square error; "rmse" the released
             code's, the mean over the passes of w_i 100 sqrt(mean square error) / mean strain; "mae" the same of the
             mean absolute error, which is what MASE measures.
-        pass_weights: the w_i, one for each pass; 1 by default.
+        pass_weights: the w_i, a sequence with one for each pass; 1 by default.
         augment: shift cells, mirror them and exchange the transverse axes, all exact for a load along axis 0.
         precision: "32-true", or "bf16-mixed" for convolutions in bfloat16; see :func:`fast_precision`.
         max_minutes: the run ends with the time, if that comes before ``epochs``.
@@ -75,7 +75,7 @@ class TrainingConfig:
             clean["max_minutes"] = _checks.positive("max_minutes", self.max_minutes)
         if self.pass_weights is not None:
             if _checks.length(self.pass_weights) < 0:
-                raise ValueError(f"pass_weights must be one number a pass; it is {self.pass_weights!r}.")
+                raise ValueError(f"pass_weights must be a sequence, one number a pass; it is {self.pass_weights!r}.")
             weights = tuple(_checks.within("an entry of pass_weights", w, 0, 1e9) for w in self.pass_weights)
             if not any(weights):
                 raise ValueError("pass_weights must have an entry above 0: else nothing is learned.")

@@ -14,7 +14,7 @@ from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.equilibrium import VoxelProblem as VoxelProblem
 from rlnlib.equilibrium import voxel_problem
 from rlnlib.green import GreenOperator
-from rlnlib.method import Method, first_strain, in_chunks, split_load, stiffness_columns, strain_of_mixed_load
+from rlnlib.method import Method, effective_columns, first_strain, in_chunks, split_load, strain_of_mixed_load
 from rlnlib.problem import CellProblem
 from rlnlib.solution import Solution, warn_of_failures
 
@@ -93,7 +93,7 @@ def solve_strain(
 
         strain = strain_of_mixed_load(
             *split_load(macroscopic_strain, macroscopic_stress, len(cell)),
-            columns=lambda components: stiffness_columns(cell, method, _solve, components),
+            columns=lambda components: effective_columns(cell, method, _solve, components),
             mean_stress=mean_stress,
         )
         cell = cell.under(strain)
@@ -120,7 +120,7 @@ def effective_stiffness(
     """
     _checks.known_options("effective_stiffness", options, Method.checked)
     cell = problem.cell_problem(stiff, contrast, poisson, phases=phases, spacing=spacing, device=device)
-    return stiffness_columns(cell, Method.checked(**options), _solve, torch.arange(6))
+    return effective_columns(cell, Method.checked(**options), _solve, torch.arange(6))
 
 
 def _solve(cell: CellProblem, operator: GreenOperator, method: Method, watch: solvers.Watch | None) -> Solution:
@@ -136,7 +136,7 @@ def _solve(cell: CellProblem, operator: GreenOperator, method: Method, watch: so
         equation = lippmann_schwinger.from_green_operator(cell, operator)
         y, statistics = solvers.iterate(equation, solvers.ITERATIONS[method.solver](equation), method.stopping, watch)
         strain = y.mean(1)
-        u = operator.displacement(operator.divergence(elasticity.hooke(y, *operator.lame)))
+        u = operator.displacement(operator.nodal_forces(elasticity.hooke(y, *operator.lame)))
     law = cell.law(strain.dtype)
     stress = law(strain)
     points = {"strain_at_points": y, "stress_at_points": law(y)} if method.integration_points else {}

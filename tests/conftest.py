@@ -17,6 +17,15 @@ def reference_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(autouse=True)
+def threads_as_found():
+    """A script that is run in this process gives torch all cores; the next test finds as many threads as before."""
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture(params=["fast", "plain"])
 def twin(request, monkeypatch) -> str:
     """Run a test with what is there for speed, and with the plain twins that a GPU runs."""

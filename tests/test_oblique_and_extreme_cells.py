@@ -148,7 +148,7 @@ def dense_strain(name, cells, contrast):
     stress = (
         (table[cells.long()] @ LOAD).movedim(-1, 1)[:, None].expand(-1, operator.integration_points, -1, -1, -1, -1)
     )
-    force = -operator.divergence(stress.contiguous()).flatten()
+    force = -operator.nodal_forces(stress.contiguous()).flatten()
     strains = values > 1e-3 * min(1.0, contrast)  # the other vectors are rigid motions, and patterns without strain
     u = vectors[:, strains] @ ((vectors[:, strains].T @ force) / values[strains])
     return operator.gradient(u.view(1, 3, *cells.shape[1:])).mean(1) + LOAD.view(1, 6, 1, 1, 1)

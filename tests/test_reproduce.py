@@ -1,9 +1,10 @@
-import os
-import subprocess
+import runpy
 import sys
 from dataclasses import replace
 
 import pytest
+from forks import begin, ended
+from torch.distributed.run import main as torchrun
 
 import pages
 from rlnlib import reproduce, runs, weight_files
@@ -27,23 +28,29 @@ def names(results):
     return [name for name in results if name != "left"]
 
 
-def test_all_six_networks_come_out_with_their_errors_and_weights(tmp_path, monkeypatch):
-    results = reproduce.reproduce(PROFILE, tmp_path, "cpu")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A folder, and what a run at one go made in it."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, reproduce.reproduce(PROFILE, folder, "cpu")
+
+
+def test_all_six_networks_come_out_with_their_errors_and_weights(whole, tmp_path, monkeypatch):
+    folder, results = whole
     assert names(results) == ["rln-50", "rln-10", "rln-t-50", "rln-t-10", "fln-50", "fln-10"] and "left" not in results
     for name, found in results.items():
         assert found["interval"][0] <= found["mase_mean"] <= found["interval"][1]
         assert found["test_cells"] == len(found["mase"]) == 8
-        header = weight_files.read_header(tmp_path / f"{name}.safetensors")
+        header = weight_files.read_header(folder / f"{name}.safetensors")
         assert header["metrics"]["mase_mean"] == found["mase_mean"]
     monkeypatch.setattr(weight_files, "PRETRAINED", tmp_path / "pretrained")
     for name in results:
-        assert weight_files.ship(tmp_path / f"{name}.safetensors") == f"{name}-6"
+        assert weight_files.ship(folder / f"{name}.safetensors") == f"{name}-6"
     assert pages.model_cards().count("| 8 |") == 6  # test cells of each
     assert "contrast 50" in reproduce.table(results)
 
 
-def test_a_cut_run_says_what_is_left_and_goes_on_to_the_same_end(tmp_path):
-    whole = reproduce.reproduce(PROFILE, tmp_path / "whole", "cpu")
+def test_a_cut_run_says_what_is_left_and_goes_on_to_the_same_end(whole, tmp_path):
     cut, calls = {"left": {}}, 0
     while "left" in cut:
         cut, calls = reproduce.reproduce(PROFILE, tmp_path / "cut", "cpu", max_minutes=1e-6), calls + 1
@@ -51,7 +58,7 @@ def test_a_cut_run_says_what_is_left_and_goes_on_to_the_same_end(tmp_path):
             assert len(names(cut)) + len(cut["left"]["networks"]) == 6
         assert calls < 200
     assert calls > 5
-    assert {k: v["mase"] for k, v in cut.items()} == {k: v["mase"] for k, v in whole.items()}
+    assert {k: v["mase"] for k, v in cut.items()} == {k: v["mase"] for k, v in whole[1].items()}
 
 
 def test_the_command_is_idempotent(tmp_path, monkeypatch, capsys):
@@ -124,9 +131,8 @@ def test_table_1_presents_as_many_cells_to_each_network():
     assert all(stage.config.max_minutes is None for stage in profile.stages)
 
 
-@pytest.mark.parametrize("loss", ["mse", "rmse"])
-def test_two_processes_make_the_steps_of_one_with_twice_the_batch(loss, tmp_path):
-    """Started by torchrun; the losses agree to rounding. Two processes with the same batch each do not."""
+def test_two_processes_make_the_steps_of_one_with_twice_the_batch(tmp_path, monkeypatch):
+    """Started by torchrun; the losses agree to rounding. One process with the batch of each of the two has others."""
     script = tmp_path / "run.py"
     script.write_text(
         "import sys, torch, rlnlib\n"
@@ -135,22 +141,28 @@ def test_two_processes_make_the_steps_of_one_with_twice_the_batch(loss, tmp_path
         "cells = rlnlib.generate_cells(24, size=6, grain_size=(1, 3))\n"
         "strain = rlnlib.solve_strain(cells, 10.0, rtol=1e-4).strain[:, 0].float()\n"
         "cells = torch.from_numpy(cells)\n"
-        "torch.manual_seed(0)\n"
-        "config = training.TrainingConfig(\n"
-        "    epochs=2, batch_size=int(sys.argv[2]), augment=True, loss=sys.argv[3], learning_rate=1e-4\n"
-        ")\n"
         "sets = (cells[:16], strain[:16]), (cells[16:], strain[16:])\n"
-        "runs.train(rlnlib.RLN(passes=2), *sets, config, sys.argv[1], device='cpu')\n"
+        "for loss in ('mse', 'rmse'):\n"
+        "    torch.manual_seed(0)\n"
+        "    config = training.TrainingConfig(\n"
+        "        epochs=2, batch_size=int(sys.argv[2]), augment=True, loss=loss, learning_rate=1e-4\n"
+        "    )\n"
+        "    runs.train(rlnlib.RLN(passes=2), *sets, config, f'{sys.argv[1]}-{loss}', device='cpu')\n"
     )
 
-    def losses(name, batch, *launcher):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *launcher, str(script), str(tmp_path / name), str(batch), loss]
-        subprocess.run(command, check=True, env=environment, capture_output=True, timeout=200)
-        rows = runs.read_learning_curve(tmp_path / name)
+    def here(name, batch):
+        monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path / name), str(batch)])
+        runpy.run_path(str(script))
+
+    def losses(name, loss):
+        rows = runs.read_learning_curve(tmp_path / f"{name}-{loss}")
         return [row[key] for row in rows for key in ("training_loss", "validation_mase")]
 
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    one = losses("one", 8)
-    assert losses("two", 4, *torchrun) == pytest.approx(one, rel=1e-5)
-    assert losses("other", 4) != pytest.approx(one, rel=1e-5)
+    command = ["--standalone", "--nproc-per-node", "2", str(script), str(tmp_path / "two"), "4"]
+    assert ended(begin(torchrun, command, OMP_NUM_THREADS="1"), 200) == 0
+    here("one", 8)
+    here("other", 4)
+    for loss in ("mse", "rmse"):
+        one = losses("one", loss)
+        assert losses("two", loss) == pytest.approx(one, rel=1e-5)
+        assert losses("other", loss) != pytest.approx(one, rel=1e-5)

@@ -130,6 +130,23 @@ def test_line_search_and_barzilai_borwein_need_fewer_iterations_in_this_order(ra
     assert counts == sorted(counts, reverse=True) and counts[0] > 5 * counts[-1]
 
 
+def test_barzilai_borwein_goes_on_where_its_denominator_is_not_positive():
+    # Positive eigenvalues, 0.3 and 1.7, but without symmetry s . A s may be negative: in the first of two cells it is.
+    matrix = torch.tensor([[1.0, 3.5], [0.14, 1.0]], dtype=torch.float64)
+    equation = lippmann_schwinger.GoverningEquation(
+        reference=torch.tensor([[1.0, -0.1], [1.0, 0.3]], dtype=torch.float64).view(2, 2, 1, 1, 1),
+        linear=lambda y: y,
+        green=lambda b: b,
+        heterogeneous=lambda y: torch.einsum("ij,bjxyz->bixyz", matrix - torch.eye(2, dtype=torch.float64), y),
+    )
+    f, g = (solvers.gradient_descent(equation, "barzilai_borwein", "residual") for _ in range(2))
+    first = next(solvers.recurrence([f], equation.reference)) - equation.reference
+    assert (solvers.inner(first, equation.linearized(first)) > 0).tolist() == [False, True]
+    y, statistics = solvers.iterate(equation, g, solvers.StoppingRule(1e-8, max_iterations=100))
+    exact = torch.linalg.solve(matrix, equation.reference.view(2, 2).T).T
+    assert bool(statistics.converged.all()) and (y.view(2, 2) - exact).abs().max() < 1e-7
+
+
 def test_a_solution_shows_itself_in_one_line_without_its_fields(random_cells):
     cells = torch.cat([random_cells(1, 4, 5, 6, fraction=f) for f in (0.05, 0.5)])
     solution = rlnlib.solve_strain(cells, 5.0, rtol=1e-6)

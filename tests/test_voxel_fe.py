@@ -388,10 +388,10 @@ def test_strain_and_stress_at_the_integration_points_are_in_balance_and_have_the
     assert solution.strain_at_points.shape == (2, grid.integration_points, 6, *cells.shape[1:])
     assert (solution.strain_at_points.mean(1) - solution.strain).abs().max() < 1e-14
     assert (solution.stress_at_points.mean(1) - solution.stress).abs().max() < 1e-3  # of 1e9
-    forces, size = grid.divergence(solution.stress_at_points), solution.stress_at_points.abs().max()
+    forces, size = grid.nodal_forces(solution.stress_at_points), solution.stress_at_points.abs().max()
     assert forces.abs().max() < 1e-8 * size
     if grid.integration_points > 1:  # one value a voxel balances another way
-        assert grid.divergence(solution.stress[:, None].expand(-1, 8, *[-1] * 4)).abs().max() > 1e-3 * size
+        assert grid.nodal_forces(solution.stress[:, None].expand(-1, 8, *[-1] * 4)).abs().max() > 1e-3 * size
     work = (solution.strain_at_points * solution.stress_at_points).sum(2).mean((1, 2, 3, 4))
     assert torch.allclose(work, (solution.effective_stress * loads).sum(1), rtol=1e-8)
     assert solution.to(torch.float32).strain_at_points.dtype == torch.float32

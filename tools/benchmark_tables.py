@@ -98,7 +98,7 @@ def page(found: dict[str, dict]) -> str:
         whole, alone, ratio = solver_limit(solver)
         text += f"\nOn one core a voxel of the solver takes {shown(whole)} nanoseconds an iteration, but its parts by "
         text += f"themselves ({', '.join(SOLVER_PARTS)}) {shown(alone)}. The rest is set-up, the residual confirmed in "
-        text += "float64, fields that the caches no longer hold and Python between the parts, which two cores share: "
+        text += "float64, fields that the caches no longer hold and Python between the parts: "
         text += f"without it the solver would be {shown(ratio)} times muGrid in float32.\n"
     gpus = sorted({record["machine"]["gpu"] for record in found.values() if record["machine"].get("gpu")})
     text += f"\nOn a GPU: {', '.join(gpus) if gpus else 'not measured'}.\n"
@@ -148,6 +148,10 @@ def _part(key: str, value, record: dict) -> str:
     if all(map(_is_spread, value.values())):
         rows = [[side, *(part[name] for name in ("median", "least", "most"))] for side, part in value.items()]
         return f"\n{title}:\n\n" + table(["", "median", "least", "most"], rows)
+    leaves = [leaf for part in value.values() if isinstance(part, dict) for leaf in part.values()]
+    if leaves and all(isinstance(leaf, dict) for leaf in leaves):
+        rows = [[side, name, *leaf.values()] for side, part in value.items() for name, leaf in part.items()]
+        return f"\n{title}:\n\n" + table(["", "", *leaves[0]], rows)
     lists = [part for part in value.values() if isinstance(part, list)]
     sizes = record.get("voxels", [])
     if lists and all(len(part) == len(sizes) for part in lists):

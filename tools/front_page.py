@@ -42,6 +42,7 @@ def numbers() -> dict[str, str]:
         found[name] = f"{np.mean(test['mase']):.2f}"
         found[f"{name} with error"] = f"{np.mean(test['mase']):.2f} ± {error:.2f}"
         found[f"{name} hours"] = f"{test['minutes'] / 60:.0f}"
+        found[f"{name} minutes"] = f"{test['minutes']:.0f}"
     for row in record("data/results/first_order_regression.json")["rows"]:
         best = list(row["first_order"].values())[-1]
         found[f"kernel-{row['contrast']:g}"] = f"{best['mean']:.1f}"

@@ -43,6 +43,7 @@ def parameter_page(_=None) -> str:
     """The table of every notebook's parameters, by profile."""
     text = ""
     profiles = {name: read_yaml(PROFILES / f"{name}.yml") for name in ("ci", "laptop", "paper")}
+    shipped = " or ".join(f"{ratio:g}" for ratio in sorted({ratio for _, ratio in weight_files.shipped()}))
     for path in notebooks():
         title = next(c.source for c in nbformat.read(path, as_version=4).cells).splitlines()[0].lstrip("# ")
         text += f"\n## {title}\n\n`notebooks/{path.name}`\n\n"
@@ -50,9 +51,14 @@ def parameter_page(_=None) -> str:
         text += "|---|---|---|---|---|---|---|\n"
         for name, entry in parameters_of(path).items():
             values = " | ".join(str(p.get(name, entry["default"])) for p in profiles.values())
-            text += f"| `{name}` | {entry['inferred_type_name']} | {values} | {PARAMETERS[name].in_words()} | "
-            text += f"{entry['help']} |\n"
+            allowed = shipped if name == "contrast" and asks_for_shipped(path) else PARAMETERS[name].in_words()
+            text += f"| `{name}` | {entry['inferred_type_name']} | {values} | {allowed} | {entry['help']} |\n"
     return text
+
+
+def asks_for_shipped(path: Path) -> bool:
+    """Whether a notebook refuses a contrast that no network is shipped for."""
+    return any("shipped=True" in cell.source for cell in nbformat.read(path, as_version=4).cells)
 
 
 def model_cards(_=None) -> str:

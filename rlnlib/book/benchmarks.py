@@ -33,9 +33,9 @@ def records(folder: Path = RESULTS) -> dict[str, dict]:
     return {file.stem: derive(json.loads(file.read_text(encoding="utf-8"))) for file in sorted(folder.glob("*.json"))}
 
 
-def pass_operations(size: int) -> float:
+def pass_operations(size: int, form: type[networks.VNet] = networks.VNet) -> float:
     """Additions and multiplications of one pass of the V-Net for each voxel of a cell, counted layer by layer."""
-    network = networks.VNet().train()  # in evaluation mode it leaves a part out
+    network = form().train()  # in evaluation mode it leaves a part out
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(2, 6, size, size, size))
     return counter.get_total_flops() / (2 * size**3)

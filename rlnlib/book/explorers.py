@@ -146,9 +146,10 @@ def explore_bar(segments: int = 16, contrast: float = 10.0, seed: int = 0) -> Ex
         left.stairs(shown, color=figures.PALETTE[0], linewidth=1.6, label=f"pass {passes}")
         left.set(xlabel="segment", ylabel="strain", ylim=(-0.5, 1.2 * exact.max()))
         left.legend(fontsize=8)
-        right.semilogy(np.maximum(errors, 1e-12), ".-", color="0.6")
-        right.semilogy(passes, max(errors[passes], 1e-12), "o", color=figures.PALETTE[0])
-        right.set(xlabel="pass", ylabel="MASE, percent", ylim=(1e-4, 1e4))
+        drawn = np.clip(errors, 1e-12, 1e4)  # so that the dot of every pass is in sight
+        right.semilogy(drawn, ".-", color="0.6")
+        right.semilogy(passes, drawn[passes], "o", color=figures.PALETTE[0])
+        right.set(xlabel="pass", ylabel="MASE, percent", ylim=(1e-13, 1e5))
         return figure, f"pass {passes}: error {errors[passes]:.3g} %, times {factor:.2f} in each pass"
 
     controls = {

@@ -52,7 +52,7 @@ def energy_bounds(
     error = solvers.inner(residual, reference.displacement(residual)) / _factor(problem, reference) / voxels
     strain = macroscopic_strain.to(u)
     uniform = strain.view(-1, 6, 1, 1, 1).expand(-1, -1, *u.shape[2:])  # (B, 6, N...)
-    stress = elasticity.hooke(uniform, *elasticity.lame_fields(problem.moduli, problem.units))
+    stress = elasticity.hooke(uniform, *elasticity.lame_fields(problem.moduli, problem.basis))
     mean = solvers.inner(stress, uniform) / voxels
     upper = mean + solvers.inner(u, image - 2 * problem.rhs) / voxels
     return torch.stack([upper - error, upper], 1)
@@ -60,7 +60,7 @@ def energy_bounds(
 
 def _factor(problem: VoxelProblem, reference: green.GreenOperator) -> torch.Tensor:
     """The largest s of each cell with s C_reference <= C in every voxel. Shape: -> (B,)."""
-    lam, mu = elasticity.lame_fields(problem.moduli, problem.units)
+    lam, mu = elasticity.lame_fields(problem.moduli, problem.basis)
     reference_lam, reference_mu = reference.lame
     bulk_ratio = (lam + 2 * mu / 3) / (reference_lam + 2 * reference_mu / 3)
     return torch.minimum(bulk_ratio, mu / reference_mu).flatten(1).amin(1)

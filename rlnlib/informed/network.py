@@ -1,9 +1,10 @@
-"""u_i = u_{i-1} + f_i(strain, stress, stiffness, K_0^-1 r): one network for every contrast, load, phase and size.
+"""u_i = u_{i-1} + f_i(strain, stress, log E, K_0^-1 r): one network for every contrast, load, phase and size.
 
 The loop is that of Fig. 2a; what a pass is told and what it answers differ from :mod:`rlnlib.rln`. The state is the
 periodic part u of the nodal displacement, so that the strain is compatible and has the right mean by construction.
-A pass is told the whole strain and stress, the stiffness, and the residual r = f - K u of the equation, preconditioned
-by the Green operator. It answers with an increment of u. The energy of the strain is the loss: no solution is needed.
+A pass is told the whole strain and stress, Young's modulus, and the residual r = f - K u of the equation,
+preconditioned by the Green operator. It answers with an increment of u. The energy of the strain is the loss: no
+solution is needed.
 
 Related work: recurrent inference machines (the paper's ref. [33]) feed the gradient of an objective to each pass; deep
 Ritz methods train on the energy.
@@ -62,7 +63,7 @@ class Cells:
         self._uniform_energy = (self.stress(uniform) * uniform).double().sum(1).mean((1, 2, 3)) / 2  # (B,)
         logarithm = young.log()[:, None]
         mean = logarithm.mean((2, 3, 4), keepdim=True)
-        self._stiffness = ((logarithm - mean) / 2).to(dtype)  # (B, 1, N1, N2, N3)
+        self._log_young = ((logarithm - mean) / 2).to(dtype)  # (B, 1, N1, N2, N3)
         self._mean_young = mean.exp().to(dtype)  # geometric, (B, 1, 1, 1, 1)
 
     def forces(self, stress: torch.Tensor) -> torch.Tensor:
@@ -103,7 +104,7 @@ class Cells:
         stress = self.stress(strain)
         mean = stress.norm(dim=1, keepdim=True).mean((2, 3, 4), keepdim=True)
         stress = stress / mean.clamp(min=torch.finfo(mean.dtype).tiny)
-        return torch.cat([_squashed(strain), _squashed(stress), self._stiffness], 1)
+        return torch.cat([_squashed(strain), _squashed(stress), self._log_young], 1)
 
     @torch.no_grad()
     def correction(self, u: torch.Tensor) -> torch.Tensor:
@@ -130,8 +131,8 @@ class _ProblemOfFields(VoxelProblem):
 
     def __init__(self, lame: torch.Tensor, force: torch.Tensor, operator: green.GreenOperator):
         self.operator, self.moduli, self.rhs = operator, lame, force
-        self.units = [(1.0, 0.0), (0.0, 1.0)]
-        self.stiffness = operator.discretization.stiffness(self.units)
+        self.basis = [(1.0, 0.0), (0.0, 1.0)]
+        self.stiffness_operator = operator.discretization.stiffness_operator(self.basis)
 
 
 def _squashed(field: torch.Tensor) -> torch.Tensor:
@@ -300,7 +301,7 @@ def energy_loss(iterates: Sequence[torch.Tensor], cells: Cells, weights: Sequenc
     """Mean over cells, and weighted mean over passes, of log W(u_i).
 
     W(u) / W* - 1 is the relative error of the effective stiffness along the load (W* the least energy), so the
-    logarithm makes cells of all stiffnesses count alike.
+    logarithm makes stiff and soft cells count alike.
     """
     return _over_passes([cells.energy(u).log().mean() for u in iterates], weights)
 

@@ -121,8 +121,8 @@ def predict(
         return under(strain).effective_stress
 
     def columns(components: torch.Tensor) -> torch.Tensor:
-        units = torch.eye(6, dtype=torch.float64)[components]
-        return torch.stack([mean_stress(unit.expand(len(problem), 6)) for unit in units], -1)
+        strains = torch.eye(6, dtype=torch.float64)[components]
+        return torch.stack([mean_stress(strain.expand(len(problem), 6)) for strain in strains], -1)
 
     was_training = model.training
     model.eval().to(device)
@@ -168,8 +168,8 @@ def _superposed(model, cells: CellProblem, guaranteed: bool, network_dtype) -> t
         if not len(loaded):
             continue
         young, poisson = moduli[labels[loaded].transpose(1 + a, 1 + b).contiguous()].unbind(-1)
-        unit = torch.eye(6, dtype=torch.float64, device=labels.device)[trained].expand(len(loaded), 6)
-        turned = Cells(young, poisson, unit, torch.float64 if guaranteed else torch.float32)
+        load = torch.eye(6, dtype=torch.float64, device=labels.device)[trained].expand(len(loaded), 6)
+        turned = Cells(young, poisson, load, torch.float64 if guaranteed else torch.float32)
         u = model.guaranteed(turned, dtype=network_dtype)[-1] if guaranteed else model(turned, network_dtype)
         u = u * turned.best_factor(u).view(-1, 1, 1, 1, 1)
         order = [b if i == a else a if i == b else i for i in range(3)]

@@ -5,6 +5,7 @@ import json
 import matplotlib.pyplot as plt
 import pytest
 
+import ablation
 from rlnlib import weight_files
 from rlnlib.book import figures
 from stored import NOTEBOOKS, cells_of
@@ -33,7 +34,7 @@ def read(tmp_path, monkeypatch):
 
     def read(runs, left=()):
         settings = {"train": 1024, "test": 512, "size": 16, "contrast": 50.0, "epochs": 12}
-        record = {"settings": settings, "runs": runs, "claims": [], "left": list(left)}
+        record = {"settings": settings, "runs": runs, "claims": ablation.claims(runs, settings), "left": list(left)}
         (tmp_path / "results" / "ablation.json").write_text(json.dumps(record))
         cells = {next(iter(cell.metadata.get("tags", [""])), ""): cell.source for cell in cells_of(CHAPTER)}
         space: dict = {}
@@ -79,6 +80,15 @@ def test_no_difference_in_any_seed_decides_nothing(read):
     runs = [run(name, seed, 2.0, unsteadiness=0.0) for name in ("baseline", "ReLU") for seed in range(3)]
     found = read(runs)
     assert found["prelu-steadier"] == found["prelu-helps"] == "undecided"
+
+
+def test_what_differs_by_less_than_a_fiftieth_decides_nothing(read):
+    runs = [run("baseline", seed, 2.0) for seed in range(3)]
+    runs += [run("ReLU", seed, 2.03) for seed in range(3)]  # above the baseline in every seed, by 1.5 %
+    runs += [run("one block more", seed, 1.9, test_peaks=6.03) for seed in range(3)]
+    found = read(runs)
+    assert found["prelu-helps"] == found["deeper-captures-peaks"] == "undecided"
+    assert [row[0] for row in read.tables[-2]] == ["one block more for FLN", "ReLU"], "ranked, and the rest"
 
 
 def test_a_record_without_peaks_is_read(read):

@@ -95,7 +95,7 @@ def test_a_player_stands_where_no_kernel_answers(name):
     explorer = make(name)
     bundle = explorer._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle
-    assert bundle["text/html"] == explorer.page() and 'class="rln-figure rln-player"' in bundle["text/html"]
+    assert 'class="rln-figure rln-player"' in bundle["text/html"]
     assert bundle["text/html"].count("<img") == len(explorer.frames) > 2
 
 

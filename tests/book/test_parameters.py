@@ -1,6 +1,7 @@
 """The parameters of the notebooks: each is checked, acts, and stands in the one table with its limits."""
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -19,6 +20,13 @@ from rlnlib import dataset, reproduce
 from rlnlib.book import notebook
 from rlnlib.book.parameters import PARAMETERS
 from stored import NOTEBOOKS, cells_of, each, tagged
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_notebook_is_read_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "parameters_of", functools.cache(runner.parameters_of))
+        yield
 
 
 def test_the_ci_profile_is_the_default_and_every_profile_sets_known_names():

@@ -1,18 +1,13 @@
 """The scoring of the released networks: in pieces, on one random part of the cells, and what reduced precision does."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import published
 from rlnlib.rln import KINDS
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def blocks():
@@ -47,16 +42,13 @@ def test_the_record_says_what_reduced_precision_changes():
 
 
 @pytest.mark.reference
-def test_the_networks_are_scored_on_the_same_cells_in_slices(tmp_path, reference_data):
-    command = [sys.executable, ROOT / "experiments" / "published.py", "--cells", "2", "--few", "2", "--passes", "6"]
-    command += ["--contrasts", "10", "50", "--folder", tmp_path / "run", "--out", tmp_path / "record.json"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RLN_REFERENCE_DATA": str(reference_data)}
+def test_the_networks_are_scored_on_the_same_cells_in_slices(tmp_path, reference_data, monkeypatch):
+    words = ["published.py", "--cells", "2", "--few", "2", "--passes", "6"]
+    words += ["--contrasts", "10", "50", "--folder", tmp_path / "run", "--out", tmp_path / "record.json"]
 
     def call(*more):
-        done = subprocess.run(
-            [str(word) for word in [*command, *more]], capture_output=True, text=True, env=environment
-        )
-        assert done.returncode == 0, done.stderr
+        monkeypatch.setattr(sys, "argv", [str(word) for word in [*words, *more]])
+        published.main()
         return json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
 
     assert not call("--max-minutes", "0")["10"]["networks"]

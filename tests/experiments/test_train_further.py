@@ -1,17 +1,13 @@
 """The script with which a shipped network is trained further."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 import rlnlib
+import train_further
 from rlnlib import dataset, runs
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -22,18 +18,23 @@ def data(tmp_path_factory):
     return folder
 
 
-def call(data, run, *more, contrast="10"):
-    words = ["--kind", "fln", "--contrast", contrast, "--train", data / "train.h5", "--data", data / "other.h5"]
-    command = [sys.executable, ROOT / "experiments" / "train_further.py", *words, "--run", run, *more]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment)
+@pytest.fixture
+def call(data, tmp_path, monkeypatch, capsys):
+    """Run the script: what it printed."""
+
+    def run(*more, contrast="10"):
+        words = ["--kind", "fln", "--contrast", contrast, "--train", data / "train.h5", "--data", data / "other.h5"]
+        words = ["train_further.py", *words, "--run", tmp_path / "run", *more]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+        train_further.main()
+        return capsys.readouterr().out
+
+    return run
 
 
-def test_a_shipped_network_is_trained_further_on_another_size_in_slices(data, tmp_path):
-    first = call(data, tmp_path / "run", "--minutes", "0.1", "--slice-minutes", "0.01")
-    assert first.returncode == 0 and "call again to go on" in first.stdout, first.stderr
-    last = call(data, tmp_path / "run", "--minutes", "0.1")
-    assert last.returncode == 0 and "minutes" in last.stdout, last.stderr
+def test_a_shipped_network_is_trained_further_on_another_size_in_slices(call, data, tmp_path):
+    assert "call again to go on" in call("--minutes", "0.05", "--slice-minutes", "0.01")
+    assert "minutes" in call("--minutes", "0.05")
     model, config, curve = runs.read_run(tmp_path / "run")
     assert model.config["proximal"] == "vnet-periodic" and config.loss == "mae" and len(curve) >= 1
     before = rlnlib.load_pretrained("fln", 10)
@@ -46,6 +47,7 @@ def test_a_shipped_network_is_trained_further_on_another_size_in_slices(data, tm
     assert error < 0.5 * float(rlnlib.mase(torch.ones_like(strain), strain).mean())
 
 
-def test_data_of_another_contrast_are_refused(data, tmp_path):
-    done = call(data, tmp_path / "run", "--minutes", "0.1", contrast="50")
-    assert done.returncode == 2 and "is of contrast 10, not 50" in done.stderr
+def test_data_of_another_contrast_are_refused(call, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        call("--minutes", "0.1", contrast="50")
+    assert "is of contrast 10, not 50" in capsys.readouterr().err

@@ -146,17 +146,6 @@ def test_one_switch_runs_the_plain_twins(monkeypatch):
     assert fast.use("cpu")
 
 
-LAZY = """
-import sys, rlnlib
-loaded = [name for name in ("numba", "scipy.stats") if name in sys.modules]
-assert not loaded, loaded
-"""
-
-
-def test_importing_the_library_compiles_nothing():
-    subprocess.run([sys.executable, "-c", LAZY], check=True)
-
-
 def no_folder(monkeypatch):
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
 

@@ -11,7 +11,7 @@ from rlnlib.fast.environment import ENVIRONMENT
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import json, os, sys
-from rlnlib.fast.environment import ENVIRONMENT, restart_with_environment
+from environment import ENVIRONMENT, restart_with_environment
 restart_with_environment()
 print(json.dumps([os.getpid(), sys.argv[1:], {name: os.environ.get(name) for name in ENVIRONMENT}]))
 """
@@ -21,7 +21,7 @@ def run(tmp_path, **given):
     """The program's process, arguments and environment as it prints them; and the process that was started."""
     (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
-    environment |= {"PYTHONPATH": str(ROOT), **given}
+    environment |= {"PYTHONPATH": str(ROOT / "rlnlib" / "fast"), **given}  # the module without the library and torch
     command = [sys.executable, "-X", "utf8", "program.py", "--out", "a b"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, encoding="utf-8") as process:
         return process.pid, json.loads(process.communicate()[0])
