@@ -160,9 +160,14 @@ def _transform(source, start, row, target, to, to_row, width, n, axis, mirrored,
 
 @compiled
 def _copy(source, start, row, target, to, to_row, width, n):
+    """Rows shorter than a vector: by vectors, as the next row overwrites what is too much; the last ones by numbers."""
     for i in range(n):
-        for k in range(width):
-            target[to + i * to_row + k] = source[start + i * row + k]
+        p, q = start + i * row, to + i * to_row
+        if p + LANES <= len(source) and q + LANES <= to + n * to_row:
+            store(target, q, load(source, p))
+        else:
+            for k in range(width):
+                target[q + k] = source[p + k]
 
 
 @compiled

@@ -9,13 +9,14 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-import llvmlite.binding
 from llvmlite import ir
 from numba import types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, overload, register_model
 
+_, _, _features = cpu_target.target_context.codegen().magic_tuple()  # by which numba tells the loops in its cache apart
 #: Numbers of a vector: one of AVX-512, or two of smaller kinds, of float32.
-LANES = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
+LANES = 16 if "+avx512f" in _features.split(",") else 8
 
 
 def _instructions(function) -> Any:
