@@ -6,6 +6,7 @@ sets in the last bit.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -14,14 +15,14 @@ import torch
 
 from rlnlib.fast import cores, memory
 from rlnlib.fast.compiling import compiled
+from rlnlib.fast.vectors import LANES, load, spread, store, transpose, zeros
 
-#: Longest axis for dense transforms. They take 0.6 of the time of MKL's fast Fourier transform at 64, 0.85 at 128.
+#: Longest axis for dense transforms.
 DENSE = 128
-#: Rows of a field that are transformed together, side by side in the first- and second-level cache.
-_LANES = 256
-#: From one value of a row to the next: no power of two, by which all would want the same places of the cache, and with
-#: room for what loops over four values read and write too many.
-_STRIDE = _LANES + 16
+#: Vectors of columns that are transformed together, so that what lies between two steps stays in the first-level cache.
+_STRIP = 8
+#: From one row of such a strip to the next: no power of two, by which all would want the same places of the cache.
+_STRIDE = (_STRIP + 1) * LANES
 
 
 def choose(shape) -> Hartley | MKLFourier | Fourier:
@@ -62,12 +63,12 @@ class Hartley:
     def _transform(self, field, order):
         if field.dtype not in self.axes:
             kind = field.numpy().dtype
-            self.axes[field.dtype] = [(axis[0].astype(kind), *axis[1:]) for axis in self.axes[torch.float64]]
+            self.axes[field.dtype] = [(matrices.astype(kind), places) for matrices, places in self.axes[torch.float64]]
         axes = [self.axes[field.dtype][axis] for axis in order]
-        n1, n2, n3 = field.shape[2:]
-        out = memory.empty((*field.shape[:3], n3, n2), field.dtype)
-        source, target = (part.view(-1, n1, n2 * n3).numpy() for part in (field.contiguous(), out))
-        cores.split(lambda *some: _hartley(source, target, n2, n3, *axes, order, *some), len(source), field.numel())
+        out = memory.empty((*field.shape[:3], *field.shape[:2:-1]), field.dtype)
+        source, target = (part.view(-1).numpy() for part in (field.contiguous(), out))
+        work = functools.partial(_hartley, source, target, tuple(field.shape[2:]), *axes, order)
+        cores.split(work, 3 * len(field), field.numel())
         return out
 
     def spread(self, symbol: torch.Tensor) -> torch.Tensor:
@@ -82,160 +83,166 @@ def _axis(n: int) -> tuple[np.ndarray, ...]:
     """Write a transform of n values as sums and differences, products with small matrices, sums and differences.
 
     x_i + x_(n-i) have the cosines alone, x_i - x_(n-i) the sines: half the products. For an even n the mirror image
-    n/2 - i parts even frequencies from odd ones: a quarter.
+    n/2 - i parts even frequencies from odd ones: a quarter. Frequencies k and n - k are the sum and the difference of
+    the products with cosines and with sines.
 
     Returns:
-        The matrices along the diagonal of one; where each begins; the pairs of values before it, in the order in which
-        sum and difference replace them; those after it, with the places of sum and difference, for cas(t) and cas(-t).
+        For every four frequencies k, one after the other, the matrices of cosines and of sines, side by side. Of each,
+        the first value with cosines, the first one with sines, how many; where its matrix begins; the places k, n - k.
     """
     half, quarter = n // 2, (n // 2 + 1) // 2
-    fold = [(i, n - i) for i in range(1, n - half)]
-    cosines, sines = np.arange(half + 1), n - np.arange(n - half)  # the row of each frequency's product
-    begins = [0, half + 1, n]
+    folds = [(i, n - i) for i in range(1, n - half)]  # see :func:`_fold`
+    classes = [(range(half + 1), 0, half + 1, half + 1)]  # frequencies, values with cosines, first one with sines
     if n % 2 == 0:
-        fold += [(i, half - i) for i in range(quarter)] + [(n - i, half + i) for i in range(1, quarter)]
-        begins = [0, half // 2 + 1, half + 1, half + quarter, n]
-        frequency = np.arange(half + 1)
-        cosines = frequency // 2 + np.where(frequency % 2, begins[1], 0)
-        sines = frequency // 2 + np.where(frequency % 2, begins[3], half)
-    alone = [(cosines[k], cosines[k], k, n) for k in range(half + 1) if 2 * k % n == 0]  # their difference is of no use
-    pairs = [(cosines[k], sines[k], k, n - k) for k in range(1, n - half)]
-    mirrored = [(p, q, difference, total) for p, q, total, difference in pairs]
-
-    angle = 2 * math.pi / n * (np.outer(np.arange(n), np.arange(n)) % n)
-    rows, unit = (np.cos(angle) + np.sin(angle)) / math.sqrt(n), np.eye(n)
-    for p, q in fold:
-        for matrix in (rows, unit):
-            matrix[[p, q]] = matrix[p] + matrix[q], matrix[p] - matrix[q]
-    rows = (rows / (unit**2).sum(1, keepdims=True)).T  # the transform times the inverse of what comes before
-    matrix = np.zeros((n + 4, n + 4))
-    for p, q, total, difference in pairs:
-        matrix[p, :n], matrix[q, :n] = (rows[total] + rows[difference]) / 2, (rows[total] - rows[difference]) / 2
-    for p, _, k, _ in alone:
-        matrix[p, :n] = rows[k] / 2
-    place = np.searchsorted(begins, np.arange(n + 4), "right")
-    matrix[place[:, None] != place] = 0  # but for rounding they are
-    return (
-        matrix,
-        np.array(begins),
-        np.array(fold, dtype=np.int64).reshape(-1, 2),
-        np.array([alone + pairs, alone + mirrored]),
-    )
-
-
-# Lengths and offsets go through max(..., 0): where the compiler does not know that a place is not counted from the end,
-# as Python counts -1, it makes no vectors.
+        folds += [(i, half - i) for i in range(quarter)] + [(n - i, half + i) for i in range(1, quarter)]
+        middle = half // 2 + 1
+        classes = [
+            (range(0, half + 1, 2), 0, middle, half + 1),
+            (range(1, half + 1, 2), middle, half + 1, half + quarter),
+        ]
+    fold = np.eye(n)
+    for p, q in folds:
+        fold[[p, q]] = fold[p] + fold[q], fold[p] - fold[q]
+    unfold = fold.T / (fold**2).sum(1) / math.sqrt(n)
+    angle = 2 * math.pi / n * (np.outer(np.arange(half + 1), np.arange(n)) % n)
+    cosines, sines = np.cos(angle) @ unfold, np.sin(angle) @ unfold
+    matrices: list[np.ndarray] = []
+    places = []
+    for frequencies, first, stop, other in classes:
+        count = stop - first
+        other = min(other, n - count)  # there are fewer sines; the rest of their matrix is 0
+        for i in range(0, len(frequencies), 4):
+            k = np.resize(frequencies[i : i + 4], 4)
+            matrix = np.concatenate([cosines[k, first:stop], sines[k, other : other + count]]).T
+            places.append([first, other, count, sum(m.size for m in matrices), *k, *-k % n])
+            matrices.append(np.where(abs(matrix) > 1e-12, matrix, 0).ravel())  # what is less is rounding
+    return np.concatenate(matrices), np.array(places)
 
 
 @compiled
-def _hartley(field, out, n2, n3, along_x, along_y, along_z, order, start, stop):
-    """Transform some vector components. Shape: (3 B, N1, N2 N3) -> (3 B, N1, N3 N2)."""
-    n1, n2, n3 = field.shape[1], max(n2, 0), max(n3, 0)
-    a = np.zeros((max(n1, n2, n3) + 4) * _STRIDE, field.dtype)
-    b = np.zeros_like(a)
-    group = _LANES // max(n2, n3)
+def _hartley(field, out, shape, along_x, along_y, along_z, order, start, stop):
+    """Transform some vector components. Shape: (3 B, N1, N2, N3) -> (3 B, N1, N3, N2), both flat."""
+    n1, n2, n3 = shape
+    row_y, row_z = (n2 // LANES + 2) * LANES, (n3 // LANES + 2) * LANES
+    a = np.zeros(max(n1, n2, n3) * _STRIDE, field.dtype)
+    b, c = np.empty(row_y * row_z, field.dtype), np.empty(row_y * row_z, field.dtype)
     for f in range(start, stop):
-        for lane in range(0, n2 * n3, _LANES):
-            first = max(lane, 0)
-            width = min(_LANES, n2 * n3 - first)
-            for i in range(n1):
-                row = i * _STRIDE
-                for k in range(width):
-                    a[row + k] = field[f, i, first + k]
-            _transform_rows(a, b, along_x, f % 3 == order[0], width)
-            for i in range(n1):
-                row = i * _STRIDE
-                for k in range(width):
-                    out[f, i, first + k] = a[row + k]
-        for x in range(0, n1, group):
-            planes = min(group, n1 - x)
-            for i in range(n2):
-                for plane in range(planes):
-                    row, place = max(i * _STRIDE + plane * n3, 0), max(i * n3, 0)
-                    for k in range(n3):
-                        a[row + k] = out[f, x + plane, place + k]
-            _transform_rows(a, b, along_y, f % 3 == order[1], planes * n3)
-            _turn(a, b, n2, n3, planes)
-            _transform_rows(b, a, along_z, f % 3 == order[2], planes * n2)
-            for i in range(n3):
-                for plane in range(planes):
-                    row, place = max(i * _STRIDE + plane * n2, 0), max(i * n2, 0)
-                    for k in range(n2):
-                        out[f, x + plane, place + k] = b[row + k]
+        first = f * n1 * n2 * n3
+        _transform(field, first, n2 * n3, out, first, n2 * n3, n2 * n3, n1, along_x, f % 3 == order[0], a)
+        for x in range(n1):
+            plane = first + x * n2 * n3
+            _transform(out, plane, n3, b, 0, row_z, n3, n2, along_y, f % 3 == order[1], a)
+            for i in range(0, n2, LANES):
+                for k in range(0, n3, LANES):
+                    transpose(b, i * row_z + k, row_z, c, k * row_y + i, row_y)
+            _transform(c, 0, row_y, out, plane, n2, n2, n3, along_z, f % 3 == order[2], a)
 
 
 @compiled
-def _transform_rows(a, b, axis, mirrored, width):
-    """Transform each column of ``a`` in place."""
-    matrix, begins, before, after = axis
-    n = max(begins[len(begins) - 1], 0)
-    for i in range(n, n + 4):  # what an earlier cell has left there may be NaN, and 0 times that is NaN
-        for k in range(width):
-            a[i * _STRIDE + k] = 0
-    for i in range(len(before)):
-        p, q = max(before[i, 0], 0) * _STRIDE, max(before[i, 1], 0) * _STRIDE
-        for k in range(width):
-            x, y = a[p + k], a[q + k]
-            a[p + k] = x + y
-            a[q + k] = x - y
-    for i in range(len(begins) - 1):
-        _multiply(matrix, begins[i], begins[i + 1], a, b, width)
-    m = int(mirrored)
-    for i in range(after.shape[1]):
-        p, q = max(after[m, i, 0], 0) * _STRIDE, max(after[m, i, 1], 0) * _STRIDE
-        s, d = max(after[m, i, 2], 0) * _STRIDE, max(after[m, i, 3], 0) * _STRIDE
-        for k in range(width):
-            a[s + k] = b[p + k] + b[q + k]
-            a[d + k] = b[p + k] - b[q + k]
+def _transform(source, start, row, target, to, to_row, width, n, axis, mirrored, a):
+    """Transform columns of n values, a row apart, from a place of one array to a place of another.
 
-
-@compiled
-def _multiply(matrix, first, last, a, b, width):
-    """Rows ``first`` to ``last`` of b = matrix a, four rows by four at a time, as many as the registers hold.
-
-    Beyond ``last`` the matrix is 0, and what is written there is overwritten by the rows that come next.
+    Where a row is shorter than a vector, what is read after it is of no use, and must not be written. The second place
+    of the strip has room for it.
     """
-    s1, s2, s3 = _STRIDE, 2 * _STRIDE, 3 * _STRIDE
-    for i in range(first, last, 4):
-        t = max(i, 0) * _STRIDE
-        for j in range(first, last, 4):
-            s = max(j, 0) * _STRIDE
-            a0, a1, a2, a3 = matrix[i, j], matrix[i, j + 1], matrix[i, j + 2], matrix[i, j + 3]
-            b0, b1, b2, b3 = matrix[i + 1, j], matrix[i + 1, j + 1], matrix[i + 1, j + 2], matrix[i + 1, j + 3]
-            c0, c1, c2, c3 = matrix[i + 2, j], matrix[i + 2, j + 1], matrix[i + 2, j + 2], matrix[i + 2, j + 3]
-            d0, d1, d2, d3 = matrix[i + 3, j], matrix[i + 3, j + 1], matrix[i + 3, j + 2], matrix[i + 3, j + 3]
-            if j == first:
-                for k in range(width):
-                    w, x, y, z = a[s + k], a[s + s1 + k], a[s + s2 + k], a[s + s3 + k]
-                    b[t + k] = a0 * w + a1 * x + a2 * y + a3 * z
-                    b[t + s1 + k] = b0 * w + b1 * x + b2 * y + b3 * z
-                    b[t + s2 + k] = c0 * w + c1 * x + c2 * y + c3 * z
-                    b[t + s3 + k] = d0 * w + d1 * x + d2 * y + d3 * z
-            else:
-                for k in range(width):
-                    w, x, y, z = a[s + k], a[s + s1 + k], a[s + s2 + k], a[s + s3 + k]
-                    b[t + k] += a0 * w + a1 * x + a2 * y + a3 * z
-                    b[t + s1 + k] += b0 * w + b1 * x + b2 * y + b3 * z
-                    b[t + s2 + k] += c0 * w + c1 * x + c2 * y + c3 * z
-                    b[t + s3 + k] += d0 * w + d1 * x + d2 * y + d3 * z
+    wide = max(width, LANES)
+    if start + (n - 1) * row + wide > len(source):
+        _copy(source, start, row, a, LANES, _STRIDE, width, n)
+        source, start, row = a, LANES, _STRIDE
+    narrow = to_row < LANES
+    there, place, step = (a, LANES, _STRIDE) if narrow else (target, to, to_row)
+    for first in range(0, wide, _STRIP * LANES):
+        _fold(source, start, row, first, wide, n, a)
+        _multiply(a, there, place, step, first, wide, axis, mirrored)
+    if narrow:
+        _copy(a, LANES, _STRIDE, target, to, to_row, width, n)
 
 
 @compiled
-def _turn(a, b, n2, n3, planes):
-    """Make rows of ``b`` of the columns of each plane in ``a``, four by four; the next plane overwrites the excess."""
-    n2, n3 = max(n2, 0), max(n3, 0)
-    for plane in range(planes):
-        for i in range(0, n2, 4):
-            for k in range(0, n3, 4):
-                p, q = max(i * _STRIDE + plane * n3 + k, 0), max(k * _STRIDE + plane * n2 + i, 0)
-                for j in range(4):
-                    b[q + j] = a[p + j * _STRIDE]
-                for j in range(4):
-                    b[q + _STRIDE + j] = a[p + 1 + j * _STRIDE]
-                for j in range(4):
-                    b[q + 2 * _STRIDE + j] = a[p + 2 + j * _STRIDE]
-                for j in range(4):
-                    b[q + 3 * _STRIDE + j] = a[p + 3 + j * _STRIDE]
+def _copy(source, start, row, target, to, to_row, width, n):
+    """Rows shorter than a vector: by vectors, as the next row overwrites what is too much; the last ones by numbers."""
+    for i in range(n):
+        p, q = start + i * row, to + i * to_row
+        if p + LANES <= len(source) and q + LANES <= to + n * to_row:
+            store(target, q, load(source, p))
+        else:
+            for k in range(width):
+                target[q + k] = source[p + k]
+
+
+@compiled
+def _column(first, k, width):
+    """Where vector k of a strip is. The last one ends with the row, so it repeats some columns of the one before."""
+    return min(first + k * LANES, width - LANES)
+
+
+@compiled
+def _strip(first, width):
+    """The vectors of a strip."""
+    return min(_STRIP, (width - first + LANES - 1) // LANES)
+
+
+@compiled
+def _fold(source, start, row, first, width, n, a):
+    """Sums and differences of the values i and n - i of a strip; for an even n those of i and n / 2 - i in turn."""
+    half, quarter, strip = n // 2, (n // 2 + 1) // 2, _strip(first, width)
+    for v in range(strip):
+        place, p = start + _column(first, v, width), v * LANES
+        store(a, p, load(source, place))
+        if n % 2 == 0:
+            store(a, p + half * _STRIDE, load(source, place + half * row))
+    for i in range(1, n - half):
+        for v in range(strip):
+            place, p = start + _column(first, v, width), v * LANES
+            x, y = load(source, place + i * row), load(source, place + (n - i) * row)
+            store(a, p + i * _STRIDE, x + y)
+            store(a, p + (n - i) * _STRIDE, x - y)
+    if n % 2 == 0:
+        for i in range(quarter):
+            _mirror(a, i * _STRIDE, (half - i) * _STRIDE, strip)
+        for i in range(1, quarter):
+            _mirror(a, (n - i) * _STRIDE, (half + i) * _STRIDE, strip)
+
+
+@compiled
+def _mirror(a, p, q, strip):
+    for v in range(strip):
+        x, y = load(a, p + v * LANES), load(a, q + v * LANES)
+        store(a, p + v * LANES, x + y)
+        store(a, q + v * LANES, x - y)
+
+
+@compiled
+def _multiply(a, target, to, to_row, first, width, axis, mirrored):
+    """Products with cosines and with sines; their sums and differences are the transform, mirrored or not."""
+    (matrix, places), strip = axis, _strip(first, width)
+    s, d = (8, 4) if mirrored else (4, 8)
+    for i in range(len(places)):
+        s0, s1, s2, s3 = places[i, s], places[i, s + 1], places[i, s + 2], places[i, s + 3]
+        d0, d1, d2, d3 = places[i, d], places[i, d + 1], places[i, d + 2], places[i, d + 3]
+        for v in range(strip):
+            p, q, m = places[i, 0] * _STRIDE + v * LANES, places[i, 1] * _STRIDE + v * LANES, places[i, 3]
+            c0 = c1 = c2 = c3 = z0 = z1 = z2 = z3 = zeros(a)
+            for _ in range(places[i, 2]):
+                x, y = load(a, p), load(a, q)
+                c0 += spread(matrix, m) * x
+                c1 += spread(matrix, m + 1) * x
+                c2 += spread(matrix, m + 2) * x
+                c3 += spread(matrix, m + 3) * x
+                z0 += spread(matrix, m + 4) * y
+                z1 += spread(matrix, m + 5) * y
+                z2 += spread(matrix, m + 6) * y
+                z3 += spread(matrix, m + 7) * y
+                p, q, m = p + _STRIDE, q + _STRIDE, m + 8
+            place = to + _column(first, v, width)
+            store(target, place + s0 * to_row, c0 + z0)
+            store(target, place + s1 * to_row, c1 + z1)
+            store(target, place + s2 * to_row, c2 + z2)
+            store(target, place + s3 * to_row, c3 + z3)
+            store(target, place + d0 * to_row, c0 - z0)
+            store(target, place + d1 * to_row, c1 - z1)
+            store(target, place + d2 * to_row, c2 - z2)
+            store(target, place + d3 * to_row, c3 - z3)
 
 
 class Fourier:
