@@ -15,7 +15,7 @@ import torch
 
 from rlnlib.fast import cores, memory
 from rlnlib.fast.compiling import compiled
-from rlnlib.fast.vectors import LANES, load, spread, store, transpose, zeros
+from rlnlib.fast._vectors import LANES, load, spread, store, transpose, zeros
 
 #: Longest axis for dense transforms.
 DENSE = 128

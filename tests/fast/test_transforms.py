@@ -63,8 +63,8 @@ def test_short_vectors_do_the_same():
     """In a process whose loops are compiled for a processor without AVX-512."""
     code = """
 import sys, pytest
-from rlnlib.fast import vectors
-assert vectors.LANES == 8
+from rlnlib.fast import _vectors
+assert _vectors.LANES == 8
 sys.exit(pytest.main(sys.argv[1:]))
 """
     arguments = ["-q", "-p", "no:cacheprovider", "-k", "not short_vectors", __file__]
