@@ -14,8 +14,8 @@ import scipy.fft
 import torch
 
 from rlnlib.fast import cores, memory
-from rlnlib.fast.compiling import compiled
 from rlnlib.fast._vectors import LANES, load, spread, store, transpose, zeros
+from rlnlib.fast.compiling import compiled
 
 #: Longest axis for dense transforms.
 DENSE = 128
