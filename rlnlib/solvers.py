@@ -142,9 +142,9 @@ def gradient_descent(equation: GoverningEquation, step="line_search", direction:
 
     Args:
         equation: y = Phi(y).
-        step: gamma itself, "line_search" (the gamma with the smallest residual) or "barzilai_borwein": s . s / s . t from
-            the last changes s of y and t of d (1988), or the length of s over that of t where s . t is not positive
-            (Dai, Al-Baali & Yang 2015), as it may be for the residual; the first step by line search.
+        step: gamma itself, "line_search" (the gamma with the smallest residual) or "barzilai_borwein": s . s / s . t
+            from the last changes s of y and t of d (1988), or the length of s over that of t where s . t is not
+            positive (Dai, Al-Baali & Yang 2015), as it may be for the residual; the first step by line search.
         direction: "gradient", or "residual" for d = y - Phi(y), which does not square the condition number; with it a
             step of 1 is Moulinec's scheme.
 
