@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
 from pathlib import Path
 
 import nbformat
@@ -193,9 +192,11 @@ def add_address(notebook: nbformat.NotebookNode, address: str | None) -> nbforma
 
 def unaddressed() -> list[str]:
     """The stored notebooks, which Colab opens, that do not name the book's address; none for a book without one."""
-    stored = {path.name: nbformat.read(path, as_version=4) for path in notebooks()}
     address = repository()
-    return [name for name, found in stored.items() if address and add_address(deepcopy(found), address) != found]
+    if not address:
+        return []
+    first = {p.name: [c for c in code_cells(p) if "bootstrap" in c.metadata.get("tags", [])] for p in notebooks()}
+    return [name for name, cells in first.items() if any(cell.source != bootstrap(address) for cell in cells)]
 
 
 def store() -> None:
