@@ -104,7 +104,8 @@ def missed(what: str, difference, limit: float) -> None:
 
     Raises AssertionError where that is more than ``limit``, or not a number.
     """
-    print(f"{what}: missed by {_within(what, difference, limit):.0e}")
+    size = _within(what, difference, limit)
+    print(f"{what}: missed by {size:.0e}" if size else f"{what}: missed by 0")
 
 
 def agreement(identities: Sequence[tuple], caption: str) -> None:

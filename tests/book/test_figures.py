@@ -35,6 +35,8 @@ def test_a_table_aligns_its_numbers_and_carries_its_caption(monkeypatch):
 def test_what_is_missed_is_printed_as_a_power_of_ten_and_refused_where_it_is_large(capsys):
     notebook.missed("(11)", torch.tensor([1e-13, -2.3e-13]), 1e-12)
     assert capsys.readouterr().out == "(11): missed by 2e-13\n"
+    notebook.missed("(11)", torch.zeros(2), 1e-12)
+    assert capsys.readouterr().out == "(11): missed by 0\n"
     for difference in (torch.tensor([1e-13, -2e-12]), np.array([np.nan])):
         with pytest.raises(AssertionError, match="missed by"):
             notebook.missed("(11)", difference, 1e-12)
