@@ -18,6 +18,8 @@ MEANING = {
 }
 
 
+#: Between what stands at the head of the page and what stands at its end; what to read first stands between them.
+PARTING = "<!-- how to read it -->"
 #: What a reader should remember: a question, and the claims that answer it, each in a few words.
 REMEMBER = {
     "Are the equations right?": {
@@ -46,7 +48,7 @@ def page(entries: list[claims.Entry]) -> str:
     for question, answers in REMEMBER.items():
         found = [f"{what}: {by_id[name].status}" for what, name in answers.items()]
         text += f"| {question} | {'; '.join(found)} |\n"
-    text += "\n| status | claims | says |\n|---|---|---|\n"
+    text += f"\n{PARTING}\n\n| status | claims | says |\n|---|---|---|\n"
     for status in claims.STATUSES:
         text += f"| {status} | {sum(entry.status == status for entry in entries)} | {MEANING[status]} |\n"
     section = None

@@ -131,7 +131,9 @@ def test_every_entry_of_the_table_of_contents_is_a_file_and_every_page_is_an_ent
 
 def test_each_generated_part_is_included_by_the_page_of_its_name():
     for name in pages.MAKERS:
-        assert PROSE[name].count(f"```{{include}} {pages.MADE}/{name}.md\n```") == 1, name
+        parts = PROSE[name].count(f"```{{include}} {pages.MADE}/{name}.md\n")
+        assert parts == (2 if f":start-after: {claims_page.PARTING}" in PROSE[name] else 1), name
+        assert PROSE[name].count(f":end-before: {claims_page.PARTING}") == parts - 1
     included = {name for name, text in PROSE.items() if f"{{include}} {pages.MADE}/" in text}
     assert included == set(pages.MAKERS)
 
