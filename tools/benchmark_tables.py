@@ -133,8 +133,11 @@ def _circumstances(name: str, record: dict) -> str:
     on = f"{cores} core{'' if cores == 1 else 's'} of {machine.get('cpu', 'an unknown CPU')}"
     if machine.get("gpu"):
         on += f", {machine['gpu']}"
+    load = machine.get("load", machine.get("load_before", 0))
+    busy = f" Other work kept the machine busy: a load of {load:.0f}." if load > 2 * machine.get("cores", 1) else ""
     settings = ", ".join(f"{key} = {shown(value)}" for key, value in record["settings"].items())
-    return f"{made}. {on}; {', '.join(f'{key} {value}' for key, value in versions.items())}. Settings: {settings}."
+    by = ", ".join(f"{key} {value}" for key, value in versions.items())
+    return f"{made}. {on}; {by}. Settings: {settings}.{busy}"
 
 
 def _part(key: str, value, record: dict) -> str:

@@ -18,9 +18,37 @@ MEANING = {
 }
 
 
+#: Between what stands at the head of the page and what stands at its end; what to read first stands between them.
+PARTING = "<!-- how to read it -->"
+#: What a reader should remember: a question, and the claims that answer it, each in a few words.
+REMEMBER = {
+    "Are the equations right?": {
+        "the Lippmann-Schwinger equation (10)": "equation-10-holds",
+        "the gradient as (27) prints it": "equation-27-is-the-gradient",
+    },
+    "Does iterating help?": {
+        "RLN-t over FLN, the authors' networks": "fln-vastly-outperformed",
+        "the order of the three, ours": "rln-better-than-rln-t-better-than-fln",
+    },
+    "Is it faster?": {
+        "than assembled finite elements": "faster-than-finite-elements",
+        "than conjugate gradients with the Green operator": "prediction-speed",
+    },
+    "Is the error of its best network reached here?": {
+        "RLN, contrast 10": "table-1-mean-rln-10",
+        "RLN, contrast 50": "table-1-mean-rln-50",
+    },
+}
+
+
 def page(entries: list[claims.Entry]) -> str:
-    """How many claims have which status, then the claims of each section of the paper."""
-    text = "| status | claims | says |\n|---|---|---|\n"
+    """What to remember, how many claims have which status, then the claims of each section of the paper."""
+    by_id = {entry.id: entry for entry in entries}
+    text = "| what to remember | status |\n|---|---|\n"
+    for question, answers in REMEMBER.items():
+        found = [f"{what}: {by_id[name].status}" for what, name in answers.items()]
+        text += f"| {question} | {'; '.join(found)} |\n"
+    text += f"\n{PARTING}\n\n| status | claims | says |\n|---|---|---|\n"
     for status in claims.STATUSES:
         text += f"| {status} | {sum(entry.status == status for entry in entries)} | {MEANING[status]} |\n"
     section = None
@@ -42,10 +70,10 @@ def item(entry: claims.Entry) -> str:
     """One claim as an item of a list, which a narrow screen breaks into lines as a table would not be."""
     words = f"“{entry.text}”" if entry.quoted else f"{entry.text} *(paraphrase)*"
     lines = [f"- **{entry.status[0].upper() + entry.status[1:]}.** {words} (section {entry.section})"]
+    asked = f"asked: {entry.criterion}"
     if entry.tolerance is not None:
-        lines.append(f"paper: {entry.published:,g} {entry.unit}; reproduced: {entry.criterion}")
-    else:
-        lines.append(f"asked: {entry.criterion}")
+        asked = f"paper: {entry.published:,g} {entry.unit}; counts as reproduced: {entry.criterion}"
+    lines.append(asked + (f"; under: {under(entry)}" if entry.needs else ""))
     if entry.value is not None:
         lines.append(f"ours: {measured(entry)}, on: {claims.in_words(entry.conditions)}; {link(entry)}")
     if entry.construction:
@@ -57,6 +85,12 @@ def item(entry: claims.Entry) -> str:
     return "\\\n  ".join(lines) + "\n"
 
 
+def under(entry: claims.Entry) -> str:
+    """The least conditions that the paper's words belong to, in words; of several that would do, the first."""
+    least = {key: wanted[0] if isinstance(wanted, list) else wanted for key, wanted in entry.needs.items()}
+    return claims.in_words(least)
+
+
 def measured(entry: claims.Entry) -> str:
     """What we found, in words: whether it holds, or the number with its unit and interval."""
     if isinstance(entry.value, bool):
@@ -66,8 +100,8 @@ def measured(entry: claims.Entry) -> str:
 
 
 def digits(number: float) -> str:
-    """A number to three digits, a large one in full."""
-    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+    """A number to four digits, so that a ratio near 1 has three decimals; a large one in full."""
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
 
 
 def link(entry: claims.Entry) -> str:

@@ -5,6 +5,8 @@ A page ``book/NAME.md`` with the line ``{include} _made/NAME.md`` gets what the 
 
 from __future__ import annotations
 
+import itertools
+import json
 from pathlib import Path
 
 import nbformat
@@ -13,13 +15,15 @@ import benchmark_tables
 import claims_page
 import front_page
 from project import ROOT, Failure, notebooks, read_yaml
-from rlnlib import weight_files
+from rlnlib import runs, weight_files
 from rlnlib.book import benchmarks, claims
 from rlnlib.book.parameters import PARAMETERS
 from run import PROFILES, parameters_of
 
 #: Folder of the generated parts, beside the pages that include them.
 MADE = "_made"
+#: How the name of a shipped network's learning curve ends, in the place of ``.safetensors``.
+LEARNING_CURVE = ".learning_curve.csv"
 
 
 def make(book: Path, copies: list[Path]) -> None:
@@ -90,6 +94,7 @@ def informed_card() -> str:
         f"it sees strain, stress, stiffness and preconditioned residual, and answers with a {answer}",
         "training": f"{metrics['presented']:,} random cells of ${recipe['size']}^3$, no solution of any; "
         f"contrasts 1 to {recipe['largest_contrast']:g}; {metrics['minutes']:g} minutes of two busy cores",
+        **informed_errors(),
         "holds for": "isotropic phases; tested at the contrasts, sizes, loads and phases of "
         "`data/results/informed.json`. Every prediction has bounds of its effective stiffness",
     }
@@ -97,6 +102,19 @@ def informed_card() -> str:
     return (
         f"\n## The informed network, for contrasts of 1 to {recipe['largest_contrast']:g}\n\n| | |\n|---|---|\n{lines}"
     )
+
+
+def informed_errors() -> dict[str, str]:
+    """Rows of the informed network's card: its recorded errors at the contrasts of Table 1."""
+    found = json.loads((weight_files.PRETRAINED.parent / "results" / "informed.json").read_text(encoding="utf-8"))
+    sets = {f"random cells of ${size}^3$": by_contrast for size, by_contrast in found["random"].items()}
+    rows = {}
+    for name, by_contrast in {**sets, "test cells of the paper's design, $31^3$": found["paper_test"]}.items():
+        errors = {ratio: by_contrast[ratio]["mase"] for ratio in ("10", "50") if ratio in by_contrast}
+        rows[f"error, {name}"] = "MASE " + "; ".join(
+            f"{error['mean']:.2f} ± {error['deviation']:.2f} % at contrast {ratio}" for ratio, error in errors.items()
+        )
+    return rows
 
 
 def card(entry: dict, header: dict) -> str:
@@ -114,8 +132,8 @@ def card(entry: dict, header: dict) -> str:
         "otherwise",
     }
     stages = header["recipe"]
-    for number, stage in enumerate(stages, start=1):
-        rows["recipe" if len(stages) == 1 else f"recipe, stage {number}"] = recipe(stage)
+    for number, (stage, minutes) in enumerate(zip(stages, minutes_of_stages(entry), strict=True), start=1):
+        rows["recipe" if len(stages) == 1 else f"recipe, stage {number}"] = recipe(stage, minutes)
     rows |= {
         "training": f"{header['epochs']} epochs of all stages in {header['minutes']:g} minutes, the last stage on "
         f"{header['training_cells']:,} cells; {header['device']}",
@@ -135,7 +153,7 @@ def described(data: dict) -> str:
     text = (
         f"a data set of {data['n']:,} cells of ${data['size']}^3$ voxels, grains of {grains[0]} to {grains[1]} voxels, "
     )
-    text += f"stiff fraction {fractions[0]:g} to {fractions[1]:g}, {data['repeats']} of a design, seed {data['seed']}, "
+    text += f"stiff fraction {fractions[0]:g} to {fractions[1]:g}, {per_point(data['repeats'])}, seed {data['seed']}, "
     text += (
         f"contrast {data['contrast']:g}, Poisson ratio {data['poisson']:g}, solved with `{data['discretization']}` to "
     )
@@ -143,9 +161,24 @@ def described(data: dict) -> str:
     return text + (f", sha256 `{data['sha256']}`" if "sha256" in data else "")
 
 
-def recipe(stage: dict) -> str:
-    """One stage of a training in a few words."""
+def per_point(repeats: int) -> str:
+    """How many cells share a point of the design."""
+    return "one cell for each design point" if repeats == 1 else f"{repeats} cells for each design point"
+
+
+def minutes_of_stages(entry: dict) -> list[float]:
+    """How long each stage of a training took: its learning rate rises where a stage begins, and falls within one."""
+    curve = runs.read_learning_curve(weight_files.PRETRAINED, entry["file"].replace(".safetensors", LEARNING_CURVE))
+    pairs = list(itertools.pairwise(curve))
+    ends = [old["seconds"] / 60 for old, new in pairs if new["learning_rate"] > old["learning_rate"]]
+    return [b - a for a, b in itertools.pairwise([0.0, *ends, curve[-1]["seconds"] / 60])]
+
+
+def recipe(stage: dict, minutes: float) -> str:
+    """One stage of a training in a few words; ``minutes`` is how long it took."""
     end = f"{stage['max_minutes']:g} minutes" if stage["max_minutes"] else f"{stage['epochs']} epochs"
+    if stage["max_minutes"] and minutes < stage["max_minutes"] - 1:
+        end += f" (it ended after {minutes:.0f})"
     text = f"loss `{stage['loss']}`, batches of {stage['batch_size']}, learning rate {stage['learning_rate']:g} "
     text += f"falling to {stage['final_learning_rate']:g} after {end}, {'with' if stage['augment'] else 'without'} "
     text += f"symmetry copies, precision `{stage['precision']}`, seed {stage['seed']}"

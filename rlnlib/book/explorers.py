@@ -271,8 +271,9 @@ def explore_passes(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Exp
         rows[1, 0].axvline(passes, color="0.7", zorder=0)
         rows[1, 0].set(xlabel="pass", title="MASE, percent", ylim=(0.1, 100))
         rows[1, 0].legend(fontsize=7)
-        at = {name: curve[min(passes, len(curve) - 1)] for name, curve in errors.items()}
-        return figure, f"pass {passes}: " + ", ".join(f"{name} {error:.1f} %" for name, error in at.items())
+        ends = {name: f" after its {len(curve) - 1}" if passes >= len(curve) else "" for name, curve in errors.items()}
+        at = [f"{name}{ends[name]} {curve[min(passes, len(curve) - 1)]:.1f} %" for name, curve in errors.items()]
+        return figure, f"pass {passes}: " + ", ".join(at)
 
     controls = {
         "network": widgets.ToggleButtons(options=list(figures.NAMES), value="rln", description="network"),

@@ -131,7 +131,9 @@ def test_every_entry_of_the_table_of_contents_is_a_file_and_every_page_is_an_ent
 
 def test_each_generated_part_is_included_by_the_page_of_its_name():
     for name in pages.MAKERS:
-        assert PROSE[name].count(f"```{{include}} {pages.MADE}/{name}.md\n```") == 1, name
+        parts = PROSE[name].count(f"```{{include}} {pages.MADE}/{name}.md\n")
+        assert parts == (2 if f":start-after: {claims_page.PARTING}" in PROSE[name] else 1), name
+        assert PROSE[name].count(f":end-before: {claims_page.PARTING}") == parts - 1
     included = {name for name, text in PROSE.items() if f"{{include}} {pages.MADE}/" in text}
     assert included == set(pages.MAKERS)
 
@@ -148,6 +150,25 @@ def test_the_ledger_of_claims_points_to_cells_that_exist():
         assert not tag or tag.removeprefix("#cell-") in tags[page], see
     with pytest.raises(ValueError, match="points to the chapter"):
         claims_page.chapter("no_such_chapter")
+
+
+def test_the_ledger_s_page_begins_with_what_to_remember_and_names_conditions():
+    entries = claims.load_claims(ROOT / "book" / "claims.yml")
+    page = claims_page.page(entries)
+    assert page.splitlines()[2].count("not tried") == 2, "nothing is measured in the file itself"
+    (entry,) = [entry for entry in entries if entry.id == "iteration-is-robust"]
+    assert "; under: 31³ voxels, the authors' weights" in claims_page.item(entry)
+    (entry,) = [entry for entry in entries if entry.id == "operators-differ"]
+    assert "under:" not in claims_page.item(entry)
+
+
+def test_the_stages_of_a_training_add_up_and_one_that_ended_early_is_named():
+    for entry in weight_files.catalogue():
+        if entry["contrast"] is not None:
+            header = weight_files.pretrained_header(entry["kind"], entry["contrast"], entry["size"])
+            minutes = pages.minutes_of_stages(entry)
+            assert len(minutes) == len(header["recipe"]) and sum(minutes) == pytest.approx(header["minutes"], abs=0.1)
+            assert ("it ended after" in pages.card(entry, header)) == (entry["kind"] == "rln"), entry["file"]
 
 
 def test_what_is_cited_is_in_the_bibliography_and_what_is_in_it_is_cited():
