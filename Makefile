@@ -6,6 +6,8 @@ VENV := .venv/bin/python
 STAMP := .venv/made-from-$(shell ($(PYTHON) -V; cat pyproject.toml constraints.txt) 2>&1 | sha256sum | cut -c1-16)
 # Text is UTF-8 in any locale, also for the programs that are called.
 export PYTHONUTF8 := 1
+# Python keeps what it has compiled: pip leaves that to the first import, as most of what it installs is never imported.
+unexport PYTHONDONTWRITEBYTECODE
 # Threads that sleep while they wait for each other: those that spin take 20 times as long on a busy machine.
 export OMP_WAIT_POLICY ?= passive
 # Memory that the steps of a computation hand on to each other, see rlnlib/fast/environment.py.
@@ -39,8 +41,8 @@ $(STAMP):
 	  echo "Installing into .venv; this takes some minutes." && \
 	  { $(PYTHON) -m venv --clear .venv || \
 	    { echo "error: Python cannot make environments here: install its venv module (Debian: python3-venv)."; exit 1; }; } && \
-	  { $(VENV) -m pip install --disable-pip-version-check --progress-bar off -q -q -c constraints.txt $(PIP_ARGUMENTS) \
-	    -e ".[book,test]" || \
+	  { $(VENV) -m pip install --disable-pip-version-check --progress-bar off -q -q --no-compile -c constraints.txt \
+	    $(PIP_ARGUMENTS) -e ".[book,test]" || \
 	    { echo "error: pip could not install the packages, see above: is it the network, or the disk?"; exit 1; }; } && \
 	  touch $@
 

@@ -91,12 +91,13 @@ def load_weights(path, proximal: str | Callable[[int], nn.Module] | None = None)
     family = InformedRLN if header.get("family") == "informed" else RLN
     if family is InformedRLN and proximal is not None:
         raise ValueError(f"{path} holds an informed network, whose passes are the library's: leave proximal out.")
-    model = _made(family, header["config"], tensors, proximal, path)
+    config, recipe = header["config"], header.get("recipe")
+    if family is InformedRLN and isinstance(config, dict) and isinstance(recipe, dict) and "largest_contrast" in recipe:
+        config = {"largest_contrast": recipe["largest_contrast"], **config}
+    model = _made(family, config, tensors, proximal, path)
     try:
         model.load_state_dict(tensors)
         _finite(tensors, "the file")
-        if isinstance(recipe := header.get("recipe"), dict) and "largest_contrast" in recipe:
-            model.largest_contrast = _checks.positive("largest_contrast", recipe["largest_contrast"])
     except (RuntimeError, ValueError) as error:
         raise OSError(f"The weights in {path} are not those of its network {header['config']}: {error}") from error
     return model.eval()
@@ -177,7 +178,7 @@ def load_pretrained(kind: str, contrast: float, size: int = DEFAULT_SIZE, proxim
 def load_pretrained(kind, contrast=None, size=DEFAULT_SIZE, proximal=None):
     """Load a shipped model. It can be used on cells of other sizes, with a larger error.
 
-    The networks of the paper hold for one contrast each; "informed" is one for contrasts from 1 to 300.
+    The networks of the paper hold for one contrast each; "informed" is one for all up to its ``largest_contrast``.
 
     Args:
         kind: "fln", "rln-t" or "rln"; or "informed", which :func:`rlnlib.predict` applies.
@@ -267,7 +268,10 @@ def _checked(kind: str, contrast: float | None, size: int) -> Path:
     _checks.one_of("kind", kind, dict.fromkeys([*KINDS, "informed", *(entry["kind"] for entry in manifest.values())]))
     size = _checks.positive_integer("size", size, least=2)
     if kind == "informed" and (contrast is not None or size != DEFAULT_SIZE):
-        raise ValueError("There is one informed network, for contrasts from 1 to 300: leave contrast and size out.")
+        most = pretrained_header(kind)["recipe"]["largest_contrast"]
+        raise ValueError(
+            f"There is one informed network, for contrasts from 1 to {most:g}: leave contrast and size out."
+        )
     name = (
         kind
         if kind == "informed" or contrast is None

@@ -1,5 +1,6 @@
 """The network that is told the equation: what holds exactly, its energy loss, and prediction."""
 
+import math
 import warnings
 
 import pytest
@@ -255,10 +256,11 @@ def test_conjugate_gradients_go_on_from_a_start():
 
 
 def test_weights_come_back_from_a_file_with_what_it_says_about_them(tmp_path):
-    model = random_network(passes=2, tied=True, proximal="three-layer")
+    model = random_network(passes=2, tied=True, proximal="three-layer", largest_contrast=500)
     weight_files.save_weights(tmp_path / "a.safetensors", model, recipe={"steps": 3})
     again = weight_files.load_weights(tmp_path / "a.safetensors")
     assert isinstance(again, informed.InformedRLN) and again.config == model.config
+    assert again.largest_contrast == 500 and random_network().largest_contrast == math.inf
     one, two = (rlnlib.predict(m, labels(), phases=PHASES).strain for m in (model, again))
     assert torch.equal(one, two)
     assert weight_files.read_header(tmp_path / "a.safetensors")["recipe"] == {"steps": 3}

@@ -17,7 +17,6 @@ import json
 import re
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -26,7 +25,7 @@ import numpy as np
 from project import ROOT, Failure, notebooks, one_at_a_time
 from rlnlib.book import claims
 from rlnlib.book.parameters import PARAMETERS
-from run import code_cells, parameters_of, run_one
+from run import code_cells, parameters_of, run_each
 
 RECORD = ROOT / "tests" / "book" / "parameters_act.json"
 
@@ -80,17 +79,15 @@ def examine(path: Path) -> dict:
         stiff[:5] = True
         np.save(folder / "cell.npy", stiff)
 
-        def run(job):
-            name, values = job
+        jobs = {}
+        for name, values in runs(path).items():
             (folder / f"copy-{name}").mkdir()
             values = {n: str(folder / v) if n in ("cell_file", "run_folder") and v else v for n, v in values.items()}
-            error = run_one(path, values, "ci", folder / f"copy-{name}")
+            jobs[name] = (path, values, folder / f"copy-{name}")
+        for name, error in zip(jobs, run_each(list(jobs.values()), "ci"), strict=True):
             if error:
                 raise Failure(f"with {name or 'the small values'}: {error}")
-            return name, shown(folder / f"copy-{name}" / path.name)
-
-        with ThreadPoolExecutor(2) as pool:
-            seen = dict(pool.map(run, runs(path).items()))
+        seen = {name: shown(out / path.name) for name, (_, _, out) in jobs.items()}
         acts = {name: changed(seen[""], seen["again"], after) for name, after in seen.items() if name in PARAMETERS}
         if "run_folder" in acts:
             acts["run_folder"] = sorted(p.name for p in (folder / "runs").glob("*"))

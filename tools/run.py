@@ -7,21 +7,24 @@ pinned packages. Copies are written in full before they get their name.
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import json
+import math
+import multiprocessing
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
+import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import wait
 from pathlib import Path
+from typing import TextIO
 
 import nbformat
 import papermill
-import yaml
 
 from project import BUILD, ROOT, Failure, notebooks, read_yaml, repository
 from rlnlib.book.notebook import bootstrap
@@ -33,10 +36,17 @@ PROFILES = ROOT / "notebooks" / "profiles"
 LIMIT = {"ci": 300}
 #: Share of a notebook's code cells that `compare` must at least compare, so that one which compares nothing fails.
 LEAST_COMPARED = 1 / 3
+#: Notebooks run in copies of this process, which need not import papermill again: that takes more than a second.
+COPIES = multiprocessing.get_context("fork")
 
 
 def parameters_of(path: Path) -> dict:
     """The parameters of a notebook as papermill reads them."""
+    return _parameters(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _parameters(path: Path, changed: int) -> dict:
     return papermill.inspect_notebook(str(path))
 
 
@@ -80,15 +90,14 @@ def read_stamp(path: Path) -> dict:
 
 
 def run(profile: str, out: Path | None = None) -> Path:
-    """Run all notebooks whose copies are out of date, two at a time; returns the folder of the copies."""
+    """Run all notebooks whose copies are out of date, the last ones first; returns the folder of the copies."""
     out = out or BUILD / profile
     out.mkdir(parents=True, exist_ok=True)
     wanted = [(path, profile_values(path, profile)) for path in notebooks()]
     stale = [(p, v) for p, v in wanted if read_stamp(out / p.name).get("key") != key(p, v)]
     print(f"{len(wanted)} notebooks, {len(stale)} to run at the {profile} profile.", flush=True)
-    with ThreadPoolExecutor(2) as pool:
-        errors = [error for error in pool.map(lambda job: run_one(*job, profile, out), stale) if error]
-    if errors:
+    jobs = [(path, values, out) for path, values in reversed(stale)]  # from the last, as the first ones are short
+    if errors := [error for error in run_each(jobs, profile) if error]:
         raise Failure("\n".join(errors))
     executed = {p.name: read_stamp(out / p.name)["cells"] for p, _ in wanted}
     if short := [p.name for p, _ in wanted if executed[p.name] != len(code_cells(p))]:
@@ -105,39 +114,72 @@ def environment(profile: str) -> dict[str, str]:
     return found
 
 
-def run_one(path: Path, values: dict, profile: str, out: Path) -> str | None:
-    """Run one notebook in a process of its own; returns None, or what went wrong."""
-    partial, settings = out / f"{path.stem}.partial.ipynb", out / f"{path.stem}.yml"
-    settings.write_text(yaml.safe_dump(values), encoding="utf-8")
-    command = [sys.executable, "-m", "papermill", str(path), str(partial), "-f", str(settings), "-k", "python3"]
-    command += ["--no-progress-bar", "--log-level", "ERROR", "--cwd", str(path.parent)]
-    started = time.monotonic()
-    process = subprocess.Popen(
-        command,
-        env=environment(profile),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        start_new_session=True,
+def execute(path: Path, partial: Path, values: dict, profile: str, output: TextIO) -> None:
+    """Run one notebook with papermill in this process, a copy made for it; what is printed goes to ``output``."""
+    os.setsid()  # an interrupt in the terminal is for the first process
+    sys.stdout = sys.stderr = output
+    for stream in (1, 2):  # the kernel's
+        os.dup2(output.fileno(), stream)
+    os.environ.update(environment(profile))
+    papermill.execute_notebook(
+        path,
+        partial,
+        values,
+        kernel_name="python3",
+        progress_bar=False,
+        request_save_on_cell_execute=False,
+        cwd=path.parent,
     )
-    try:
-        output, _ = process.communicate(timeout=LIMIT.get(profile))
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return f"{path.name}: stopped after {LIMIT[profile]} s, the limit of the {profile} profile."
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    seconds = time.monotonic() - started
-    if process.returncode:
-        print(f"  {path.name}: FAILED after {seconds:.0f} s", flush=True)
-        return f"{path.name}: {find_error(partial) or output.strip()[-2000:]}"
-    stamp(partial, path, values, profile, seconds)
-    os.replace(partial, out / path.name)
-    settings.unlink()
-    print(f"  {path.name}: {seconds:.0f} s", flush=True)
-    return None
+
+
+class Run:
+    """A notebook that runs in a process of its own."""
+
+    def __init__(self, path: Path, values: dict, out: Path, profile: str):
+        self.path, self.values, self.out, self.profile = path, values, out, profile
+        self.partial = out / f"{path.stem}.partial.ipynb"
+        self.output = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 (closed at the end)
+        self.started, self.limit = time.monotonic(), LIMIT.get(profile, math.inf)
+        arguments = (path, self.partial, values, profile, self.output)
+        self.process = COPIES.Process(target=execute, args=arguments, daemon=True)
+        self.process.start()
+
+    def left(self) -> float:
+        """Seconds until its limit; 0 where it has ended."""
+        return max(0.0, self.started + self.limit - time.monotonic()) if self.process.is_alive() else 0.0
+
+    def end(self) -> str | None:
+        """Keep the copy; returns None, or what went wrong."""
+        late, seconds = self.process.is_alive(), time.monotonic() - self.started
+        self.process.kill()  # its kernel sees that it is gone, and ends
+        self.process.join()
+        with self.output as output:
+            output.seek(0)
+            printed = output.read()
+        name = self.path.name
+        if late:
+            return f"{name}: stopped after {self.limit} s, the limit of the {self.profile} profile."
+        if self.process.exitcode:
+            print(f"  {name}: FAILED after {seconds:.0f} s", flush=True)
+            return f"{name}: {find_error(self.partial) or printed.strip()[-2000:]}"
+        stamp(self.partial, self.path, self.values, self.profile, seconds)
+        os.replace(self.partial, self.out / name)
+        print(f"  {name}: {seconds:.0f} s", flush=True)
+        return None
+
+
+def run_each(jobs: list[tuple[Path, dict, Path]], profile: str) -> list[str | None]:
+    """Run notebooks with these values into these folders, two at a time; what went wrong with each, or None."""
+    waiting, running, errors = list(enumerate(jobs)), {}, [None] * len(jobs)
+    while waiting or running:
+        while waiting and len(running) < 2:
+            number, job = waiting.pop(0)
+            running[number] = Run(*job, profile)
+        left = min(one.left() for one in running.values())
+        wait([one.process.sentinel for one in running.values()], left if left < math.inf else None)
+        for number in [number for number, one in running.items() if not one.left()]:
+            errors[number] = running.pop(number).end()
+    return errors
 
 
 def find_error(path: Path) -> str | None:

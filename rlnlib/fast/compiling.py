@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numba
+
+#: What loops may have compiled into them from another file than their own, which is all that numba looks at.
+_VECTORS = Path(__file__).with_name("_vectors.py")
 
 
 def _warn_of_no_cache(reason: Exception) -> None:
@@ -32,6 +37,8 @@ class Compiler:
             except RuntimeError as error:  # "no locator available": neither this folder nor the user's can be written
                 self.give_up(error)
             else:
+                kept, vectors = compiled._cache._cache_file, os.stat(_VECTORS)
+                kept._source_stamp = (kept._source_stamp, vectors.st_mtime, vectors.st_size)
                 save = compiled._cache.save_overload
 
                 def save_if_possible(*overload):

@@ -219,6 +219,7 @@ class InformedRLN(nn.Module):
             solution is a field that every pass leaves alone, whatever the weights are. "none": it is not told.
         answer: "displacement": a pass answers with the increment of u. "polarization": with a stress, to which the
             reference medium answers; z is then told by its strain, so that all that a pass sees and says is local.
+        largest_contrast: of the training; :func:`rlnlib.predict` warns beyond it. None where nothing says it.
 
     Symmetries: exactly proportional to the macroscopic strain and indifferent to a factor on all moduli; commutes with
     shifts by an even number of voxels on even axes. All else is only learned.
@@ -234,9 +235,9 @@ class InformedRLN(nn.Module):
         proximal: str = "vnet-periodic",
         residual: str = "absolute",
         answer: str = "displacement",
+        largest_contrast: float | None = None,
     ):
         super().__init__()
-        self.largest_contrast = math.inf  # of the training, where a weight file says it
         self.passes = _checks.positive_integer("passes", passes, most=1000)
         _checks.one_of("proximal", proximal, networks.PROXIMALS)
         tied = _checks.boolean("tied", tied)
@@ -251,6 +252,10 @@ class InformedRLN(nn.Module):
             "residual": residual,
             "answer": answer,
         }
+        self.largest_contrast = math.inf
+        if largest_contrast is not None:
+            self.largest_contrast = _checks.positive("largest_contrast", largest_contrast)
+            self.config["largest_contrast"] = self.largest_contrast
         outputs = 3 if answer == "displacement" else 6
         inputs = 6 + 6 + 1 + (0 if residual == "none" else outputs)
         self.proximals = nn.ModuleList(

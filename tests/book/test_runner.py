@@ -37,7 +37,8 @@ def test_unknown_profiles_and_names_are_refused(tmp_path, monkeypatch):
 
 def test_a_run_with_other_parameters_gives_other_outputs(tmp_path):
     (path,) = (path for path in NOTEBOOKS if path.stem == "02_elastic_localization")
-    assert runner.run_one(path, {"cell_size": 10, "seed": 1, "contrast": 20.0}, "ci", tmp_path) is None
+    job = (path, {"cell_size": 10, "seed": 1, "contrast": 20.0}, tmp_path)
+    assert runner.run_each([job], "ci") == [None]
     fresh = nbformat.read(tmp_path / path.name, as_version=4)
     printed = {cell.id: str(cell.outputs) for cell in fresh.cells if cell.cell_type == "code"}
     stored = {cell.id: str(cell.outputs) for cell in cells_of(path)}
@@ -49,8 +50,9 @@ def test_a_run_with_other_parameters_gives_other_outputs(tmp_path):
 def test_a_notebook_that_takes_too_long_is_stopped(tmp_path, monkeypatch):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import time; time.sleep(60)")])
     nbformat.write(notebook, tmp_path / "slow.ipynb")
-    monkeypatch.setitem(runner.LIMIT, "ci", 4)
-    assert "stopped after 4 s" in runner.run_one(tmp_path / "slow.ipynb", {}, "ci", tmp_path)
+    monkeypatch.setitem(runner.LIMIT, "ci", 2)
+    (error,) = runner.run_each([(tmp_path / "slow.ipynb", {}, tmp_path)], "ci")
+    assert "stopped after 2 s" in error
 
 
 def test_half_a_copy_does_not_count(tmp_path):

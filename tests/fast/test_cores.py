@@ -168,3 +168,21 @@ def test_without_a_place_for_the_cache_of_compiled_loops_all_works_and_one_warni
     with pytest.warns(RuntimeWarning, match="NUMBA_CACHE_DIR") as caught:
         assert [compiling.compiled(twice)(2.0), compiling.compiled_sum(twice)(3.0)] == [4.0, 6.0]
     assert len(caught) == 1
+
+
+def test_compiled_loops_are_kept_until_their_vectors_are_edited(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiling, "_VECTORS", tmp_path / "vectors.py")
+
+    def twice(x):
+        return 2 * x
+
+    def found():
+        loop = compiling.compiled(twice)
+        assert loop(2.0) == 4.0
+        return sum(loop.stats.cache_hits.values())
+
+    (tmp_path / "vectors.py").write_text("one", encoding="utf-8")
+    found()
+    assert found() == 1
+    (tmp_path / "vectors.py").write_text("another", encoding="utf-8")
+    assert found() == 0
