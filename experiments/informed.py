@@ -334,7 +334,7 @@ def main():
         iterations=30,
         test=512,
         followed=128,
-        guaranteed=2048,
+        guaranteed=512,
         max_minutes=0.0,
         folder="runs/scores",
     )
