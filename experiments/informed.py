@@ -16,6 +16,11 @@ Fixed before the first result of the part "by_application_31": the question is h
 paper's RLN, 1.21 and 2.92 % by Table 1, and how many applications of the operator reach the aim, on test cells of the
 paper's design: by the passes alone, by the passes with the guarantee, by conjugate gradients that go on from the
 prediction, and by conjugate gradients from zero. The least number counts at which the mean error is below it.
+
+Fixed before the first result of the part "guaranteed_test": the aim, 0.40 and 2.0 % on the paper's test cells of 31^3,
+counts as met by so many guaranteed passes where the mean over the cells and two standard errors stay below it. That the
+third network proposes in all later passes was chosen before on other cells (seeds 5 and 105, 16^3, 31^3 and 32^3,
+contrasts 2 to 1000); the rows "in turn" are the passes in which each network proposes once.
 """
 
 from __future__ import annotations
@@ -134,6 +139,7 @@ def by_application(model, stiff, contrast: float, iterations: int) -> dict:
         "network": passes,
         "continued": certificate.guarded_steps(cells.problem, passes[-1], [None] * iterations),
         "guaranteed": model.guaranteed(cells, iterations),
+        "in turn": model.guaranteed(cells, networks=range(model.passes)),
         "conjugate_gradient": certificate.guarded_steps(cells.problem, start, [None] * iterations),
     }
     energy = truth.effective_stress[:, 0]
@@ -220,6 +226,23 @@ def on_test_set(model, contrast: float, count: int) -> dict:
     return {"cells": len(drawn), "of": all_of_them, "mase": summary(torch.cat(found))}
 
 
+@torch.no_grad()
+def guaranteed_on_test_set(model, contrast: float, count: int, passes=(5, 6)) -> dict:
+    """MASE after so many guaranteed passes, on test cells of the paper's design drawn at random."""
+    design = paper_design(contrast)
+    (drawn, all_of_them), found = draw_test_cells(design, count), {number: [] for number in passes}
+    for begin in range(0, len(drawn), 8):
+        solved = making.solve(design, drawn[begin : begin + 8], torch.device("cpu"))
+        stiff, true = (torch.from_numpy(solved[name]) for name in ("stiff", "strain_xx"))
+        young = torch.where(stiff.bool(), contrast, 1.0).double()
+        load = torch.tensor(LOADS["11"], dtype=torch.float64).expand(len(stiff), 6)
+        cells = informed.Cells(young, torch.full_like(young, 0.3), load, torch.float64)
+        iterates = model.guaranteed(cells, max(passes))
+        for number, errors_of in found.items():
+            errors_of.append(rlnlib.mase(cells.strain(iterates[number - 1])[:, 0], true.double()))
+    return {"cells": len(drawn), "of": all_of_them, **{f"{n}": summary(torch.cat(of)) for n, of in found.items()}}
+
+
 def paper_design(contrast: float) -> dataset.Parameters:
     return dataset.Parameters(**dataset.PROFILES["paper"], contrast=contrast)
 
@@ -279,6 +302,7 @@ def parts_of(model, options) -> dict:
     parts |= {f"by_application/{c:g}": partial(applications, c) for c in (*options.contrasts, *options.high)}
     for c in (10.0, 50.0):
         parts[f"by_application_31/{c:g}"] = partial(by_application_on_test_set, model, c, options.followed)
+        parts[f"guaranteed_test/{c:g}"] = partial(guaranteed_on_test_set, model, c, options.guaranteed)
     parts |= {f"start/{c:g}": partial(start, c) for c in (10.0, 50.0, 1000.0)}
     parts |= {f"seconds/{size}": partial(seconds, model, size) for size in (16, 31)}
     return parts
@@ -310,6 +334,7 @@ def main():
         iterations=30,
         test=512,
         followed=128,
+        guaranteed=512,
         max_minutes=0.0,
         folder="runs/scores",
     )
@@ -318,6 +343,7 @@ def main():
     of = {"weights": hashlib.sha256(used.read_bytes()).hexdigest()}
     of |= {name: list(map(str, getattr(options, name))) for name in ("sizes", "cells")}
     of |= {"iterations": options.iterations, "test": options.test, "followed": options.followed}
+    of |= {"guaranteed": options.guaranteed}
     path = Path(options.folder) / "parts.json"
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"of": of, "parts": {}}
     if kept["of"] != of:

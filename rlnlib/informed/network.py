@@ -290,17 +290,28 @@ class InformedRLN(nn.Module):
         return iterates if return_iterates else iterates[-1]
 
     @torch.no_grad()
-    def guaranteed(self, cells: Cells, passes: int | None = None, dtype=torch.float32) -> list[torch.Tensor]:
+    def guaranteed(
+        self, cells: Cells, passes: int | None = None, dtype=torch.float32, networks: Sequence[int] | None = None
+    ) -> list[torch.Tensor]:
         """The iterates of passes whose energy is at most that of as many iterations of conjugate gradients, whatever
         the weights are: see :func:`rlnlib.informed.certificate.guarded_steps`.
 
-        Each takes two applications of K where a pass of :meth:`forward` takes one. Those after the last pass of the
-        network propose nothing. Shape: cells in float64 -> (B, 3, N1, N2, N3) for each pass.
+        Each takes two applications of K where a pass of :meth:`forward` takes one. The third network proposes in the
+        third pass and in every later one: here it does better than the later networks, at each contrast and size that
+        was tried (``experiments/informed.py``, "in turn").
+
+        Args:
+            cells: in float64.
+            passes: how many; by default as many as the network has.
+            dtype: torch.bfloat16 runs the convolutions in reduced precision.
+            networks: numbers of the networks that propose, for a choice of one's own; one for each pass.
+
+        Returns:
+            u after each pass, (B, 3, N1, N2, N3).
         """
-        proposals: list = [
-            functools.partial(self.direction, number, cells, dtype=dtype) if number < self.passes else None
-            for number in range(passes or self.passes)
-        ]
+        if networks is None:
+            networks = [min(number, 2, self.passes - 1) for number in range(passes or self.passes)]
+        proposals = [functools.partial(self.direction, number, cells, dtype=dtype) for number in networks]
         return list(certificate.guarded_steps(cells.problem, torch.zeros_like(cells.problem.rhs), proposals))
 
 
