@@ -27,8 +27,8 @@ class Compiler:
 
     cached = True  # of all functions, so that one warning says it
 
-    def __init__(self, fastmath: set[str]):
-        self.options: dict[str, Any] = {"nogil": True, "fastmath": fastmath}
+    def __init__(self, fastmath: set[str], **options):
+        self.options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, **options}
 
     def __call__(self, function) -> Any:
         if Compiler.cached:
@@ -59,6 +59,8 @@ class Compiler:
 
 
 compiled = Compiler({"contract"})
+#: The same as a part of each loop that calls it: vectors that it takes or returns stay in registers.
+inlined = Compiler({"contract"}, forceinline=True)
 #: Products and sums rounded one by one, as torch does, so that the plain twin has the same bits.
 compiled_exact = Compiler(set())
 #: Sums in an order that suits the processor's vectors; the same order at each call.

@@ -15,7 +15,7 @@ import torch
 
 from rlnlib.fast import cores, memory
 from rlnlib.fast._vectors import LANES, load, spread, store, transpose, zeros
-from rlnlib.fast.compiling import compiled
+from rlnlib.fast.compiling import compiled, inlined
 
 #: Longest axis for dense transforms.
 DENSE = 128
@@ -216,33 +216,44 @@ def _mirror(a, p, q, strip):
 def _multiply(a, target, to, to_row, first, width, axis, mirrored):
     """Products with cosines and with sines; their sums and differences are the transform, mirrored or not."""
     (matrix, places), strip = axis, _strip(first, width)
-    s, d = (8, 4) if mirrored else (4, 8)
     for i in range(len(places)):
-        s0, s1, s2, s3 = places[i, s], places[i, s + 1], places[i, s + 2], places[i, s + 3]
-        d0, d1, d2, d3 = places[i, d], places[i, d + 1], places[i, d + 2], places[i, d + 3]
-        for v in range(strip):
-            p, q, m = places[i, 0] * _STRIDE + v * LANES, places[i, 1] * _STRIDE + v * LANES, places[i, 3]
-            c0 = c1 = c2 = c3 = z0 = z1 = z2 = z3 = zeros(a)
-            for _ in range(places[i, 2]):
-                x, y = load(a, p), load(a, q)
-                c0 += spread(matrix, m) * x
-                c1 += spread(matrix, m + 1) * x
-                c2 += spread(matrix, m + 2) * x
-                c3 += spread(matrix, m + 3) * x
-                z0 += spread(matrix, m + 4) * y
-                z1 += spread(matrix, m + 5) * y
-                z2 += spread(matrix, m + 6) * y
-                z3 += spread(matrix, m + 7) * y
-                p, q, m = p + _STRIDE, q + _STRIDE, m + 8
-            place = to + _column(first, v, width)
-            store(target, place + s0 * to_row, c0 + z0)
-            store(target, place + s1 * to_row, c1 + z1)
-            store(target, place + s2 * to_row, c2 + z2)
-            store(target, place + s3 * to_row, c3 + z3)
-            store(target, place + d0 * to_row, c0 - z0)
-            store(target, place + d1 * to_row, c1 - z1)
-            store(target, place + d2 * to_row, c2 - z2)
-            store(target, place + d3 * to_row, c3 - z3)
+        count, m = places[i, 2], places[i, 3]
+        for v in range(0, strip, 2):
+            p, q = places[i, 0] * _STRIDE + v * LANES, places[i, 1] * _STRIDE + v * LANES
+            if v + 1 < strip:  # each number of the matrices serves two vectors
+                c, e = _products(a, p, p + LANES, matrix, m, m, count)
+                z, o = _products(a, q, q + LANES, matrix, m + 4, m + 4, count)
+                _unfold(target, to + _column(first, v, width), to_row, places, i, mirrored, c, z)
+                _unfold(target, to + _column(first, v + 1, width), to_row, places, i, mirrored, e, o)
+            else:
+                c, z = _products(a, p, q, matrix, m, m + 4, count)
+                _unfold(target, to + _column(first, v, width), to_row, places, i, mirrored, c, z)
+
+
+@inlined
+def _products(a, p, q, matrix, m, k, count):
+    """Four sums of the vectors from p on, and of those from q on, with numbers from m and from k on."""
+    c0 = c1 = c2 = c3 = z0 = z1 = z2 = z3 = zeros(a)
+    for _ in range(count):
+        x, y = load(a, p), load(a, q)
+        c0 += spread(matrix, m) * x
+        z0 += spread(matrix, k) * y
+        c1 += spread(matrix, m + 1) * x
+        z1 += spread(matrix, k + 1) * y
+        c2 += spread(matrix, m + 2) * x
+        z2 += spread(matrix, k + 2) * y
+        c3 += spread(matrix, m + 3) * x
+        z3 += spread(matrix, k + 3) * y
+        p, q, m, k = p + _STRIDE, q + _STRIDE, m + 8, k + 8
+    return (c0, c1, c2, c3), (z0, z1, z2, z3)
+
+
+@inlined
+def _unfold(target, place, row, places, i, mirrored, c, z):
+    s, d = (8, 4) if mirrored else (4, 8)
+    for j in range(4):
+        store(target, place + places[i, s + j] * row, c[j] + z[j])
+        store(target, place + places[i, d + j] * row, c[j] - z[j])
 
 
 class Fourier:
