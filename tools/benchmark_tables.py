@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from rlnlib.book.benchmarks import CIRCUMSTANCES, RAW
 
 #: What an iteration of the solver consists of.
+#: What the end of a record's name says, where two records answer one question.
+ENDINGS = {"1": ", one core", "2": ", two cores", "16": ", 16³", "31": ", 31³"}
 SOLVER_PARTS = ("K u", "two transforms", "product by frequency", "scalar products and updates")
 
 
@@ -103,7 +105,8 @@ def page(found: dict[str, dict]) -> str:
     gpus = sorted({record["machine"]["gpu"] for record in found.values() if record["machine"].get("gpu")})
     text += f"\nOn a GPU: {', '.join(gpus) if gpus else 'not measured'}.\n"
     for name, record in found.items():
-        text += f"\n## {record['question'][0].upper()}{record['question'][1:]}\n\n{_circumstances(name, record)}\n"
+        of = ENDINGS.get(name.rpartition("_")[2], "")
+        text += f"\n## {record['question'][0].upper()}{record['question'][1:]}{of}\n\n{_circumstances(name, record)}\n"
         for key, value in record.items():
             if key not in CIRCUMSTANCES and key not in RAW:
                 text += _part(key, value, record)

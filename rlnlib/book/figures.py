@@ -231,7 +231,9 @@ def slices(
         panel.set(title=title, xticks=[], yticks=[])
         panel.spines[:].set_visible(False)
     if drawn is not None:
-        figure.colorbar(drawn, ax=panels, label=label, shrink=0.85, extend="max" if limits else "neither")
+        beyond = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
+        reach = min(p.min() for p in scaled) < low, max(p.max() for p in scaled) > high
+        figure.colorbar(drawn, ax=panels, label=label, shrink=0.85, extend=beyond[reach])
     return figure
 
 
