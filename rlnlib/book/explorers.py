@@ -343,8 +343,8 @@ def explore_kernel(size: int = 12, contrast: float = 10.0, seed: int = 0) -> Exp
         (2, 5, 10, 20, 50, 100),
         "What one stiff voxel, at the centre, adds to the axial strain around it: as fitted to 64 unit cells of "
         f"{size}³ voxels, by the equation's first order with the reference medium that fits best, and the difference, "
-        "by contrast. The load acts from bottom to top; the scale ends at ±0.15, and the centre, at higher contrast also "
-        "the voxels next to it, are at its ends or beyond.",
+        "by contrast. The load acts from bottom to top; the scale ends at ±0.15, and the centre, at higher contrast "
+        "also the voxels next to it, are at its ends or beyond.",
         "Three maps. The first two have a dark blue bar across the load at the centre, red lobes above and below it, "
         "pale blue spots at its corners, and are alike at each contrast. The difference is fainter than both.",
     )
