@@ -106,7 +106,7 @@ def informed_card() -> str:
 
 def informed_errors() -> dict[str, str]:
     """Rows of the informed network's card: its recorded errors at the contrasts of Table 1."""
-    found = json.loads((weight_files.PRETRAINED.parent / "results" / "informed.json").read_text(encoding="utf-8"))
+    found = json.loads((ROOT / "data" / "results" / "informed.json").read_text(encoding="utf-8"))
     sets = {f"random cells of ${size}^3$": by_contrast for size, by_contrast in found["random"].items()}
     rows = {}
     for name, by_contrast in {**sets, "test cells of the paper's design, $31^3$": found["paper_test"]}.items():
@@ -132,7 +132,7 @@ def card(entry: dict, header: dict) -> str:
         "otherwise",
     }
     stages = header["recipe"]
-    for number, (stage, minutes) in enumerate(zip(stages, minutes_of_stages(entry), strict=True), start=1):
+    for number, (stage, minutes) in enumerate(zip(stages, minutes_of_stages(entry, len(stages)), strict=True), start=1):
         rows["recipe" if len(stages) == 1 else f"recipe, stage {number}"] = recipe(stage, minutes)
     rows |= {
         "training": f"{header['epochs']} epochs of all stages in {header['minutes']:g} minutes, the last stage on "
@@ -166,18 +166,23 @@ def per_point(repeats: int) -> str:
     return "one cell for each design point" if repeats == 1 else f"{repeats} cells for each design point"
 
 
-def minutes_of_stages(entry: dict) -> list[float]:
-    """How long each stage of a training took: its learning rate rises where a stage begins, and falls within one."""
+def minutes_of_stages(entry: dict, stages: int) -> list[float | None]:
+    """How long each stage of a training took: its learning rate rises where a stage begins, and falls within one.
+
+    None for all where it rises elsewhere, too, as over epochs of warm-up.
+    """
     curve = runs.read_learning_curve(weight_files.PRETRAINED, entry["file"].replace(".safetensors", LEARNING_CURVE))
     pairs = list(itertools.pairwise(curve))
     ends = [old["seconds"] / 60 for old, new in pairs if new["learning_rate"] > old["learning_rate"]]
+    if len(ends) != stages - 1:
+        return [None] * stages
     return [b - a for a, b in itertools.pairwise([0.0, *ends, curve[-1]["seconds"] / 60])]
 
 
-def recipe(stage: dict, minutes: float) -> str:
-    """One stage of a training in a few words; ``minutes`` is how long it took."""
+def recipe(stage: dict, minutes: float | None) -> str:
+    """One stage of a training in a few words; ``minutes`` is how long it took, if that is known."""
     end = f"{stage['max_minutes']:g} minutes" if stage["max_minutes"] else f"{stage['epochs']} epochs"
-    if stage["max_minutes"] and minutes < stage["max_minutes"] - 1:
+    if stage["max_minutes"] and minutes is not None and minutes < stage["max_minutes"] - 1:
         end += f" (it ended after {minutes:.0f})"
     text = f"loss `{stage['loss']}`, batches of {stage['batch_size']}, learning rate {stage['learning_rate']:g} "
     text += f"falling to {stage['final_learning_rate']:g} after {end}, {'with' if stage['augment'] else 'without'} "

@@ -166,8 +166,8 @@ def test_the_stages_of_a_training_add_up_and_one_that_ended_early_is_named():
     for entry in weight_files.catalogue():
         if entry["contrast"] is not None:
             header = weight_files.pretrained_header(entry["kind"], entry["contrast"], entry["size"])
-            minutes = pages.minutes_of_stages(entry)
-            assert len(minutes) == len(header["recipe"]) and sum(minutes) == pytest.approx(header["minutes"], abs=0.1)
+            minutes = pages.minutes_of_stages(entry, len(header["recipe"]))
+            assert sum(minutes) == pytest.approx(header["minutes"], abs=0.1)
             assert ("it ended after" in pages.card(entry, header)) == (entry["kind"] == "rln"), entry["file"]
 
 
