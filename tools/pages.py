@@ -169,9 +169,12 @@ def per_point(repeats: int) -> str:
 def minutes_of_stages(entry: dict, stages: int) -> list[float | None]:
     """How long each stage of a training took: its learning rate rises where a stage begins, and falls within one.
 
-    None for all where it rises elsewhere, too, as over epochs of warm-up.
+    None for all where it rises elsewhere, too, as over epochs of warm-up, or where no learning curve was kept.
     """
-    curve = runs.read_learning_curve(weight_files.PRETRAINED, entry["file"].replace(".safetensors", LEARNING_CURVE))
+    name = entry["file"].replace(".safetensors", LEARNING_CURVE)
+    if not (weight_files.PRETRAINED / name).exists():
+        return [None] * stages
+    curve = runs.read_learning_curve(weight_files.PRETRAINED, name)
     pairs = list(itertools.pairwise(curve))
     ends = [old["seconds"] / 60 for old, new in pairs if new["learning_rate"] > old["learning_rate"]]
     if len(ends) != stages - 1:
