@@ -25,6 +25,7 @@ contrasts 2 to 1000); the rows "in turn" are the passes in which each network pr
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -215,32 +216,46 @@ def on_scan(model, file: Path, stiff_from: int) -> dict:
     return {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(), **on_image(model, stiff)}
 
 
-def on_test_set(model, contrast: float, count: int) -> dict:
-    """Test cells of the paper's design, drawn at random among all 8,192, against strains solved here."""
-    design = paper_design(contrast)
-    (drawn, all_of_them), found = draw_test_cells(design, count), []
-    for begin in range(0, len(drawn), 32):
-        solved = making.solve(design, drawn[begin : begin + 32], torch.device("cpu"))
-        stiff, true = (torch.from_numpy(solved[name]) for name in ("stiff", "strain_xx"))
-        found.append(rlnlib.mase(rlnlib.predict(model, stiff, contrast, dtype=torch.float32).strain[:, 0], true))
-    return {"cells": len(drawn), "of": all_of_them, "mase": summary(torch.cat(found))}
+def solved_blocks(contrast: float, count: int, device: str):
+    """Test cells of the paper's design, drawn at random among all 8,192, solved here block by block.
+
+    Yields stiff and strain_xx, (b, N, N, N), and says before how many there are.
+    """
+    design, together = paper_design(contrast), {"cpu": 8, "cuda": 256}[device]
+    drawn, all_of_them = draw_test_cells(design, count)
+
+    def blocks():
+        for begin in range(0, len(drawn), together):
+            solved = making.solve(design, drawn[begin : begin + together], torch.device(device))
+            yield tuple(torch.from_numpy(solved[name]) for name in ("stiff", "strain_xx"))
+
+    return {"cells": len(drawn), "of": all_of_them}, blocks()
+
+
+def on_test_set(model, contrast: float, count: int, device="cpu") -> dict:
+    """MASE of the network's answers on test cells."""
+    cells, blocks = solved_blocks(contrast, count, device)
+    found = [
+        rlnlib.mase(rlnlib.predict(model, stiff, contrast, dtype=torch.float32, device=device).strain[:, 0].cpu(), true)
+        for stiff, true in blocks
+    ]
+    return {**cells, "mase": summary(torch.cat(found))}
 
 
 @torch.no_grad()
-def guaranteed_on_test_set(model, contrast: float, count: int, passes=(5, 6)) -> dict:
-    """MASE after so many guaranteed passes, on test cells of the paper's design drawn at random."""
-    design = paper_design(contrast)
-    (drawn, all_of_them), found = draw_test_cells(design, count), {number: [] for number in passes}
-    for begin in range(0, len(drawn), 8):
-        solved = making.solve(design, drawn[begin : begin + 8], torch.device("cpu"))
-        stiff, true = (torch.from_numpy(solved[name]) for name in ("stiff", "strain_xx"))
-        young = torch.where(stiff.bool(), contrast, 1.0).double()
-        load = torch.tensor(LOADS["11"], dtype=torch.float64).expand(len(stiff), 6)
+def guaranteed_on_test_set(model, contrast: float, count: int, device="cpu", passes=(5, 6)) -> dict:
+    """MASE after so many guaranteed passes on test cells."""
+    of_all, blocks = solved_blocks(contrast, count, device)
+    found: dict[int, list] = {number: [] for number in passes}
+    model = copy.deepcopy(model).to(device)
+    for stiff, true in blocks:
+        young = torch.where(stiff.to(device).bool(), contrast, 1.0).double()
+        load = torch.tensor(LOADS["11"]).to(young).expand(len(stiff), 6)
         cells = informed.Cells(young, torch.full_like(young, 0.3), load, torch.float64)
         iterates = model.guaranteed(cells, max(passes))
         for number, errors_of in found.items():
-            errors_of.append(rlnlib.mase(cells.strain(iterates[number - 1])[:, 0], true.double()))
-    return {"cells": len(drawn), "of": all_of_them, **{f"{n}": summary(torch.cat(of)) for n, of in found.items()}}
+            errors_of.append(rlnlib.mase(cells.strain(iterates[number - 1])[:, 0].cpu(), true.double()))
+    return {**of_all, **{f"{n}": summary(torch.cat(of)) for n, of in found.items()}}
 
 
 def paper_design(contrast: float) -> dataset.Parameters:
@@ -264,7 +279,9 @@ def by_application_on_test_set(model, contrast: float, count: int, together: int
 
 def parts_of(model, options) -> dict:
     """Name of each part, "random/31/50" for nested ones: what makes it."""
-    parts: dict = {f"paper_test/{c:g}": partial(on_test_set, model, c, options.test) for c in (10.0, 50.0)}
+    parts: dict = {}
+    for c in (10.0, 50.0):
+        parts[f"paper_test/{c:g}"] = partial(on_test_set, model, c, options.test, options.device)
 
     def random(size, count, contrast):
         return summaries(
@@ -302,7 +319,7 @@ def parts_of(model, options) -> dict:
     parts |= {f"by_application/{c:g}": partial(applications, c) for c in (*options.contrasts, *options.high)}
     for c in (10.0, 50.0):
         parts[f"by_application_31/{c:g}"] = partial(by_application_on_test_set, model, c, options.followed)
-        parts[f"guaranteed_test/{c:g}"] = partial(guaranteed_on_test_set, model, c, options.guaranteed)
+        parts[f"guaranteed_test/{c:g}"] = partial(guaranteed_on_test_set, model, c, options.guaranteed, options.device)
     parts |= {f"start/{c:g}": partial(start, c) for c in (10.0, 50.0, 1000.0)}
     parts |= {f"seconds/{size}": partial(seconds, model, size) for size in (16, 31)}
     return parts

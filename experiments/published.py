@@ -33,12 +33,14 @@ BATCH = 32
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
 
 
-def errors_by_pass(model: RLN, stiff, true, passes: int, precision: str) -> torch.Tensor:
+def errors_by_pass(model: RLN, stiff, true, passes: int, precision: str, device: str) -> torch.Tensor:
     """MASE of each cell after each pass. Shape: (B, N, N, N) twice -> (B, passes)."""
     model.passes = passes
     size = BATCH if model.config["batch_mean"] else None
     dtype = PRECISIONS[precision]
-    fields = rlnlib.predict_strain(model, stiff, batch_size=size, dtype=dtype, return_iterates=True)
+    fields = rlnlib.predict_strain(
+        model, stiff, batch_size=size, dtype=dtype, device=device, return_iterates=True
+    )
     return torch.stack([rlnlib.mase(field, true) for field in fields], dim=1)
 
 
@@ -46,7 +48,7 @@ def score_block(design: dataset.Parameters, order: np.ndarray, begin: int, optio
     """Errors of every network on one block of cells. Shape: -> by kind and mean, (cells, passes)."""
     few, records = begin < options.few, order[begin : begin + BATCH]
     contrast, folder = design.contrast, Path(os.environ["RLN_REFERENCE_DATA"]) / "published"
-    solved = making.solve(design, records, torch.device("cpu"))
+    solved = making.solve(design, records, torch.device(options.device))
     stiff, true = (torch.from_numpy(solved[name]) for name in ("stiff", "strain_xx"))
     found = {}
     for kind, name in RELEASED.items():
@@ -54,10 +56,11 @@ def score_block(design: dataset.Parameters, order: np.ndarray, begin: int, optio
             model = rlnlib.load_published(folder / name.format(contrast), batch_mean=choice == "batch")
             trained = model.passes
             passes = options.passes if few and trained > 1 else trained
-            rows = errors_by_pass(model, stiff, true, passes, precision).tolist()
+            rows = errors_by_pass(model, stiff, true, passes, precision, options.device).tolist()
             found[f"{kind} {choice}"] = [[round(error, 3) for error in row] for row in rows]
             if begin == 0 and choice == "cell" and precision != "32-true":
-                found[f"{kind} exact"] = errors_by_pass(model, stiff, true, trained, "32-true").tolist()
+                exact = errors_by_pass(model, stiff, true, trained, "32-true", options.device)
+                found[f"{kind} exact"] = exact.tolist()
     return found
 
 
@@ -106,7 +109,7 @@ def main():
     torch.set_num_threads(options.threads or torch.get_num_threads())
     released = Path(os.environ["RLN_REFERENCE_DATA"]) / "published"
     deadline, folder = time.monotonic() + 60 * options.max_minutes, Path(options.folder)
-    precision = training.fast_precision("cpu")
+    precision = training.fast_precision(options.device)
     for name in ("max_minutes", "threads"):
         delattr(options, name)  # they say nothing of the result
     designs = [dataset.Parameters(**dataset.PROFILES["paper"], contrast=contrast) for contrast in options.contrasts]

@@ -35,6 +35,7 @@ import torch
 
 import rlnlib
 import ship
+from recorded import Recorded
 from rlnlib import informed, provenance, runs, training, weight_files
 from rlnlib._files import write_atomically
 from rlnlib.conjugate_gradient import conjugate_gradient
@@ -78,10 +79,10 @@ def random_cells(count: int, size: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(rlnlib.generate_cells(count, size, grain_size=(1, min(10, size)), seed=seed))
 
 
-def draw(cells: torch.Tensor, recipe: dict, step: int, share: int = 0) -> informed.Cells:
+def draw(cells: torch.Tensor, recipe: dict, step: int, share: int = 0) -> tuple[torch.Tensor, ...]:
     """A share of a step's batch: random cells, shifts, mirrors, exchanges of axes, phases, contrasts and loads.
 
-    Shape: cells (n, N, N, N) bool.
+    Shape: cells (n, N, N, N) bool -> what :class:`rlnlib.informed.Cells` takes.
     """
     g = torch.Generator().manual_seed(((recipe["seed"] + 1) * 1_000_003 + step) * SHARES + share)
     young, poisson, strain = [], [], []
@@ -100,7 +101,7 @@ def draw(cells: torch.Tensor, recipe: dict, step: int, share: int = 0) -> inform
         young.append((contrast**rank)[labels])
         poisson.append(ratios[labels])
         strain.append(AXIAL if chance[3] < recipe["axial"] else SHEAR)
-    return informed.Cells(torch.stack(young), torch.stack(poisson), torch.stack(strain))
+    return torch.stack(young), torch.stack(poisson), torch.stack(strain)
 
 
 def is_large(recipe: dict, step: int) -> bool:
@@ -109,10 +110,9 @@ def is_large(recipe: dict, step: int) -> bool:
     return float(torch.rand((), generator=g)) < recipe["large"]
 
 
-def _gradient(cells, recipe: dict, step: int, dtype, model, share: int) -> float:
-    """The loss of a share of the batch; its gradient is left in the model."""
-    batch, weights = draw(cells, recipe, step, share), recipe["pass_weights"]
-    model.zero_grad()
+def _backward(batch: informed.Cells, recipe: dict, dtype, model) -> torch.Tensor:
+    """The loss of cells, (); its gradient is added to that in the model."""
+    weights = recipe["pass_weights"]
     iterates = model(batch, dtype, return_iterates=True)
     if recipe["loss"] == "strain":
         solution, _ = conjugate_gradient(batch.problem, StoppingRule(1e-4))
@@ -121,7 +121,99 @@ def _gradient(cells, recipe: dict, step: int, dtype, model, share: int) -> float
         of = {"energy": informed.energy_loss, "residual": informed.residual_loss}[recipe["loss"]]
         loss = of(iterates, batch, weights)
     loss.backward()
-    return float(loss.detach())
+    return loss.detach()
+
+
+class OnThreads:
+    """The step of a CPU: each share of a batch by a thread with weights of its own."""
+
+    def __init__(self, model, recipe: dict, sets: dict[bool, torch.Tensor], begin: int):
+        self.model, self.recipe, self.sets = model, recipe, sets
+        self.dtype = torch.bfloat16 if training.fast_precision("cpu") == "bf16-mixed" else torch.float32
+        self.models = [model, *(copy.deepcopy(model) for _ in range(SHARES - 1))]
+        for each in self.models:
+            keep_in_float32(each)
+        self.pool = ThreadPoolExecutor(SHARES, initializer=torch.set_num_threads, initargs=(1,))
+
+    def gradient(self, step: int) -> float:
+        """The loss of a step; its gradient is left in the model."""
+        losses = list(self.pool.map(functools.partial(self._share, step), self.models, range(SHARES)))
+        for first, *others in zip(*(m.parameters() for m in self.models), strict=True):
+            first.grad = sum((p.grad for p in others), first.grad) / SHARES
+        return sum(losses) / SHARES
+
+    def _share(self, step: int, model, share: int) -> float:
+        cells = self.sets[is_large(self.recipe, step)]
+        model.zero_grad()
+        batch = informed.Cells(*draw(cells, self.recipe, step, share))
+        return float(_backward(batch, self.recipe, self.dtype, model))
+
+    def after_step(self) -> None:
+        """Give the new weights to all threads."""
+        for other in self.models[1:]:
+            other.load_state_dict(self.model.state_dict())
+
+    def close(self) -> None:
+        self.pool.shutdown()
+
+
+class OnGPU:
+    """The step of a GPU: a whole batch, drawn by other processes meanwhile, its work recorded once for each size."""
+
+    WORKERS = 3
+
+    def __init__(self, model, recipe: dict, sets: dict[bool, torch.Tensor], begin: int):
+        self.model, self.recipe = model, recipe
+        self.device = next(model.parameters()).device
+        self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.recorded: dict = {}
+        drawn = _Drawn(sets, recipe)
+        loader = torch.utils.data.DataLoader(
+            drawn, batch_size=None, sampler=range(begin, recipe["steps"]), num_workers=self.WORKERS, prefetch_factor=8
+        )
+        self.batches = iter(loader)
+
+    def gradient(self, step: int) -> torch.Tensor:
+        """The loss of a step, on the device; its gradient is left in the model."""
+        batch = informed.Cells(*(field.to(self.device) for field in next(self.batches)))
+        shape = batch.problem.rhs.shape
+        if shape not in self.recorded:
+            work = functools.partial(self._work, copy.copy(batch), copy.copy(batch.problem))
+            self.recorded[shape] = Recorded(work, _tensors(batch, batch.problem), self.model.parameters())
+        return self.recorded[shape](*_tensors(batch, batch.problem))
+
+    def _work(self, batch, problem, *tensors: torch.Tensor) -> torch.Tensor:
+        batch.problem = problem
+        for name, tensor in zip(_OF_CELLS + _OF_PROBLEM, tensors, strict=True):
+            setattr(batch if name in _OF_CELLS else problem, name, tensor)
+        return _backward(batch, self.recipe, self.dtype, self.model)
+
+    def after_step(self) -> None:
+        """Nothing: there is one copy of the weights."""
+
+    def close(self) -> None:
+        del self.batches
+
+
+#: All tensors of informed.Cells and of its problem that differ from batch to batch.
+_OF_CELLS = ("strain_norm", "macroscopic_strain", "_uniform_energy", "_log_young", "_mean_young")
+_OF_PROBLEM = ("moduli", "rhs")
+
+
+def _tensors(cells: informed.Cells, problem) -> list[torch.Tensor]:
+    return [getattr(cells, name) for name in _OF_CELLS] + [getattr(problem, name) for name in _OF_PROBLEM]
+
+
+class _Drawn(torch.utils.data.Dataset):
+    """The batch of each step, both shares together."""
+
+    def __init__(self, sets: dict[bool, torch.Tensor], recipe: dict):
+        self.sets, self.recipe = sets, recipe
+
+    def __getitem__(self, step: int) -> list[torch.Tensor]:
+        cells = self.sets[is_large(self.recipe, step)]
+        shares = [draw(cells, self.recipe, step, share) for share in range(SHARES)]
+        return [torch.cat(fields) for fields in zip(*shares, strict=True)]
 
 
 def _moved(cell: torch.Tensor, g: torch.Generator) -> torch.Tensor:
@@ -154,7 +246,13 @@ def rate(recipe: dict, step: int) -> float:
 
 
 def train(
-    folder, recipe: dict, options: dict | None = None, checkpoint_minutes=3.0, until: int | None = None, make=None
+    folder,
+    recipe: dict,
+    options: dict | None = None,
+    checkpoint_minutes=3.0,
+    until: int | None = None,
+    make=None,
+    device="cpu",
 ):
     """Train an :class:`rlnlib.informed.InformedRLN`, or go on with the training in ``folder``; returns it.
 
@@ -164,23 +262,17 @@ def train(
     """
     folder, path = Path(folder), Path(folder) / "checkpoint.pt"
     torch.manual_seed(recipe["seed"])
-    model = (make or informed.InformedRLN)(**(options or {})).train()
+    model = (make or informed.InformedRLN)(**(options or {})).train().to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe["learning_rate"])
     state: dict = {"step": 0, "seconds": 0.0, "loss": 0.0, "learning_curve": [], "ends": [[0, recipe["steps"]]]}
     if path.exists():
         state = _resume(path, model, optimizer, recipe)
     cells = random_cells(recipe["cells"], recipe["size"], seed=1000 + recipe["seed"])
-    large = (
-        random_cells(recipe["cells"] // 4, recipe["large_size"], seed=3000 + recipe["seed"])
-        if recipe["large"]
-        else cells
-    )
-    held_out = validation_set(recipe["size"]) if recipe["validate_every"] else []
-    dtype = torch.bfloat16 if training.fast_precision("cpu") == "bf16-mixed" else torch.float32
-    models = [model, *(copy.deepcopy(model) for _ in range(SHARES - 1))]
-    for each in models:
-        keep_in_float32(each)
-    pool = ThreadPoolExecutor(SHARES, initializer=torch.set_num_threads, initargs=(1,))
+    sets = {False: cells}
+    if recipe["large"]:
+        sets[True] = random_cells(recipe["cells"] // 4, recipe["large_size"], seed=3000 + recipe["seed"])
+    held_out = validation_set(recipe["size"], device) if recipe["validate_every"] else []
+    steps = (OnGPU if torch.device(device).type == "cuda" else OnThreads)(model, recipe, sets, state["step"])
     stopped: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
     started = saved = time.monotonic()
@@ -188,23 +280,16 @@ def train(
     while state["step"] < recipe["steps"] and state["step"] != until and not stopped:
         for group in optimizer.param_groups:
             group["lr"] = rate(recipe, state["step"])
-        taken = large if recipe["large"] and is_large(recipe, state["step"]) else cells
-        losses = list(
-            pool.map(functools.partial(_gradient, taken, recipe, state["step"], dtype), models, range(SHARES))
-        )
-        loss = sum(losses) / SHARES
-        for first, *others in zip(*(m.parameters() for m in models), strict=True):
-            first.grad = sum((p.grad for p in others), first.grad) / SHARES
+        loss = steps.gradient(state["step"])
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe["clip"], error_if_nonfinite=True)
         optimizer.step()
-        for other in models[1:]:
-            other.load_state_dict(model.state_dict())
+        steps.after_step()
         state["step"] += 1
-        state["loss"] += loss
+        state["loss"] += loss  # on the device, which need not wait for the host
         state["seconds"] = earlier + time.monotonic() - started
         if recipe["validate_every"] and state["step"] % recipe["validate_every"] == 0:
             row = {"step": state["step"], "presented": state["step"] * recipe["batch_size"]}
-            row |= {"minutes": round(state["seconds"] / 60, 2), "loss": state["loss"] / recipe["validate_every"]}
+            row |= {"minutes": round(state["seconds"] / 60, 2), "loss": float(state["loss"]) / recipe["validate_every"]}
             row |= {f"mase_{held[0]:g}": round(validation_error(model, *held), 4) for held in held_out}
             state["learning_curve"].append(row)
             state["loss"] = 0.0
@@ -213,30 +298,31 @@ def train(
             _save(path, model, optimizer, recipe, state)
             saved = time.monotonic()
     signal.signal(signal.SIGTERM, before)
-    pool.shutdown()
+    steps.close()
     _save(path, model, optimizer, recipe, state)
     return model.eval()
 
 
-def validation_set(size: int) -> list[tuple]:
+def validation_set(size: int, device="cpu") -> list[tuple]:
     """(contrast, cells, strain_xx) for the same cells at each contrast."""
     stiff = random_cells(HELD_OUT, size, seed=77)
-    return [(c, stiff, rlnlib.solve_strain(stiff, c, rtol=1e-4).strain[:, 0]) for c in CONTRASTS]
+    return [(c, stiff, rlnlib.solve_strain(stiff, c, rtol=1e-4, device=device).strain[:, 0].cpu()) for c in CONTRASTS]
 
 
 def validation_error(model, contrast: float, stiff: torch.Tensor, truth: torch.Tensor) -> float:
     """Mean MASE of strain_xx under an axial load, in float32."""
-    young = 1 + (contrast - 1) * stiff.double()
+    young = 1 + (contrast - 1) * stiff.double().to(next(model.parameters()).device)
     poisson = torch.full_like(young, informed.REFERENCE_POISSON)
-    cells = informed.Cells(young, poisson, AXIAL.expand(len(stiff), 6))
+    cells = informed.Cells(young, poisson, AXIAL.to(young).expand(len(stiff), 6))
     with torch.no_grad():
         strain = cells.strain(model.eval()(cells))
     model.train()
-    return float(rlnlib.mase(strain[:, 0], truth).mean())
+    return float(rlnlib.mase(strain[:, 0].cpu(), truth).mean())
 
 
 def _save(path: Path, model, optimizer, recipe: dict, state: dict) -> None:
     content = io.BytesIO()
+    state = {**state, "loss": float(state["loss"])}
     saved = {"recipe": recipe, "config": model.config, "state": state, "weights": model.state_dict()}
     torch.save({**saved, "optimizer": optimizer.state_dict()}, content)
     body = content.getvalue()
@@ -251,7 +337,7 @@ def read_checkpoint(path) -> dict:
     content = Path(path).read_bytes()
     if zlib.crc32(content[4:]) != int.from_bytes(content[:4], "little"):
         raise OSError(f"{path} is damaged: delete the folder to start again.")
-    return torch.load(io.BytesIO(content[4:]), weights_only=True)
+    return torch.load(io.BytesIO(content[4:]), map_location="cpu", weights_only=True)
 
 
 def _resume(path: Path, model, optimizer, recipe: dict) -> dict:
@@ -303,6 +389,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/informed"))
     parser.add_argument("--ship", action="store_true", help="put the weights into data/pretrained")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--test", action="store_true", help="only test the shipped weights again")
     for name, value in {**RECIPE, **NETWORK}.items():
         many = isinstance(value, list)
@@ -318,7 +405,7 @@ def main():
     recipe, network = ({name: getattr(options, name) for name in names} for names in (RECIPE, NETWORK))
     if len(recipe["pass_weights"]) not in (0, network["passes"]):
         parser.error(f"--pass-weights takes one number for each of the {network['passes']} passes.")
-    model = train(options.folder, recipe, network)
+    model = train(options.folder, recipe, network, device=options.device)
     if read_checkpoint(options.folder / "checkpoint.pt")["state"]["step"] < recipe["steps"]:
         return  # by a signal
     save(model, options.folder, options.folder / "informed.safetensors")

@@ -136,9 +136,10 @@ class Element(Discretization):
         super().__init__(shape, spacing)
         gradient = self.element_gradient(self.spacing).flatten(2)  # (G, 6, 24)
         self.integration_points = len(gradient)
-        self._gradient, self._mean = gradient.flatten(0, 1), gradient.mean(0)  # (6 G, 24), (6, 24)
+        mean = gradient.mean(0)
+        self._gradient, self._mean = like_fields(gradient.flatten(0, 1)), like_fields(mean)  # (6 G, 24), (6, 24)
         centre = Rotated.element_gradient(self.spacing)[0].flatten(1)  # where a trilinear gradient has its mean
-        self._has_trilinear_mean = bool((self._mean - centre).abs().max() < 1e-12 * centre.abs().max())
+        self._has_trilinear_mean = bool((mean - centre).abs().max() < 1e-12 * centre.abs().max())
 
     @classmethod
     def points(cls) -> torch.Tensor:
@@ -172,10 +173,10 @@ class Element(Discretization):
         return torch.einsum("gna,nm,gmb->ab", b, stiffness.to(b), b) / len(b)  # (24, 24)
 
     def gradient(self, displacement):
-        return from_corners(self._gradient.to(displacement), displacement).unflatten(1, (-1, 6))  # (B, G, 6, N...)
+        return from_corners(self._gradient(displacement), displacement).unflatten(1, (-1, 6))  # (B, G, 6, N...)
 
     def nodal_forces(self, stress):
-        rows = self._gradient.to(stress)  # (6 G, 24)
+        rows = self._gradient(stress)  # (6 G, 24)
         forces = rows.mT @ stress.reshape(len(stress), len(rows), -1)  # (B, 24, voxels)
         share = forces.new_full((len(stress), 1, *self.shape), 1 / self.integration_points)
         return to_corners(forces.view(-1, 24, *self.shape), share)
@@ -194,22 +195,23 @@ class Element(Discretization):
     def mean_gradient(self, displacement):
         if fast.use(displacement.device) and self._has_trilinear_mean:
             return fast.elements.mean_strain(displacement, self.spacing)
-        return from_corners(self._mean.to(displacement), displacement)
+        return from_corners(self._mean(displacement), displacement)
 
     def nodal_forces_of_uniform(self, stress, modulus):
-        corner_forces = (stress.to(modulus) @ self._mean.to(modulus)).view(-1, 24, 1, 1, 1)  # (B, 24, 1, 1, 1)
+        corner_forces = (stress.to(modulus) @ self._mean(modulus)).view(-1, 24, 1, 1, 1)  # (B, 24, 1, 1, 1)
         return to_corners(corner_forces.expand(-1, -1, *self.shape), modulus)
 
     def stiffness_operator(self, basis):
         """By elements: corner values times the matrix of the element, added up at the nodes."""
         matrices = [self.element_stiffness(elasticity.stiffness_from_lame(*lame), self.spacing) for lame in basis]
+        as_field = [like_fields(matrix) for matrix in matrices]
         modes = functools.cache(lambda: fast.elements.corner_modes(matrices))
 
         def apply(displacement, moduli):
             if fast.use(displacement.device):
                 return fast.elements.nodal_forces(displacement, moduli, modes())
-            parts = zip(matrices, moduli.split(1, 1), strict=True)
-            forces = [to_corners(from_corners(k.to(displacement), displacement), modulus) for k, modulus in parts]
+            parts = zip(as_field, moduli.split(1, 1), strict=True)
+            forces = [to_corners(from_corners(k(displacement), displacement), modulus) for k, modulus in parts]
             return functools.reduce(torch.add, forces)
 
         return apply
@@ -264,6 +266,12 @@ def strain_of(derivative: torch.Tensor) -> torch.Tensor:
         else:  # sqrt(2) epsilon_ij = (u_i,j + u_j,i) / sqrt(2)
             b[:, n, i], b[:, n, j] = derivative[:, j] / SQRT2, derivative[:, i] / SQRT2
     return b
+
+
+def like_fields(matrix: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Give a matrix in the precision and on the device of a field; converted once, so that a GPU need not wait."""
+    converted = functools.cache(matrix.to)
+    return lambda field: converted(field.device, field.dtype)
 
 
 def from_corners(matrix: torch.Tensor, nodal: torch.Tensor) -> torch.Tensor:

@@ -134,14 +134,14 @@ def reproduce(profile: Profile, out, device: str = "auto", max_minutes: float | 
             results[name] = json.loads(record.read_text(encoding="utf-8"))
             continue
         try:
-            results[name] = _network(profile, out, kind, contrast, device, deadline, progress)
-        except _Left as pause:
+            results[name] = network(profile, out, kind, contrast, device, deadline, progress)
+        except Left as pause:
             left = [other for other in names if other not in results]
             return {**results, "left": {"networks": left, "doing": pause.doing, "minutes_of_first": pause.minutes}}
     return results
 
 
-class _Left(Exception):
+class Left(Exception):
     """The time of the call ran out."""
 
     def __init__(self, doing: str, done: float = 0.0, seconds: float = 0.0):
@@ -162,19 +162,39 @@ class _Cells:
         return self.fields
 
 
-def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
-    """Train one network in all its stages, score it, and write its weights and its record."""
+def data_file(profile: Profile, stage: Stage, out: Path, contrast: float) -> Path:
+    """The file of a stage's cells; the last stage's has no size in its name."""
+    suffix = "" if stage is profile.stages[-1] else f"-{stage.data['size']}"
+    return out / f"contrast-{contrast:g}{suffix}.h5"
+
+
+def network(
+    profile: Profile, out: Path, kind: str, contrast: float, device="auto", deadline=math.inf, progress=False
+) -> dict:
+    """Train one network in all its stages, score it, and write its weights and its record.
+
+    Args:
+        profile, out, device, progress: as for :func:`reproduce`.
+        kind: a name of :data:`rlnlib.rln.KINDS`.
+        contrast: of the phases.
+        deadline: the time, of ``time.monotonic``, at which the call ends.
+
+    Returns:
+        The record.
+
+    Raises:
+        Left: where the time ran out; the same call goes on.
+    """
     name = f"{kind}-{contrast:g}"
     target = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     model: RLN | None = None
     learning_curve: list[dict] = []
     stages: list[tuple] = []
     for stage in profile.stages:
-        last = stage is profile.stages[-1]
-        suffix = "" if last else f"-{stage.data['size']}"
+        suffix = "" if stage is profile.stages[-1] else f"-{stage.data['size']}"
         # The solver spreads over the cores of one process; it takes minutes where training takes hours.
         data = dataset.make_dataset(
-            out / f"contrast-{contrast:g}{suffix}.h5",
+            data_file(profile, stage, out, contrast),
             **stage.data,
             contrast=contrast,
             device=target,
@@ -205,7 +225,7 @@ def _network(profile, out, kind, contrast, device, deadline, progress) -> dict:
                 slice_minutes=max(0.0, (deadline - time.monotonic()) / 60),
             )
         except runs.Unfinished as pause:
-            raise _Left(doing, pause.done, pause.seconds) from pause
+            raise Left(doing, pause.done, pause.seconds) from pause
         stages.append((provenance.described(data), asdict(config)))
         learning_curve = provenance.joined(learning_curve, rows)
     assert model is not None
@@ -233,7 +253,7 @@ def _scores(model, data, path: Path, deadline: float, device: str) -> tuple[list
     scored = len(done["mase"])
     for begin in range(scored, len(stiff), _BLOCK):
         if begin > scored and time.monotonic() > deadline:
-            raise _Left(f"scoring, {begin} of {len(stiff)} test cells done")
+            raise Left(f"scoring, {begin} of {len(stiff)} test cells done")
         block = slice(begin, begin + _BLOCK)
         predicted = predict_strain(model, stiff[block], device=device)
         done["mase"] += [round(error, 4) for error in metrics.mase(predicted, strain[block]).tolist()]

@@ -1,0 +1,111 @@
+"""Table 1 within minutes: the six networks of `reproduce --profile table-1` side by side on one GPU.
+
+    python experiments/table_1_side_by_side.py --out runs/table-1 --minutes 9
+    python -m rlnlib.reproduce --profile table-1 --out runs/table-1      prints the table, and makes what is left
+
+Cells, recipes, weights at the start and order of the batches are those of `reproduce`; a GPU in place of a CPU rounds
+otherwise, and its networks differ as those of two seeds do. One small network keeps neither the GPU nor a core busy, so
+each has a process, in which the work of a step is recorded once and played back (``recorded.py``). Where NVIDIA's MPS
+serves the GPU (`nvidia-cuda-mps-control -d`), kernels of different processes run at the same time. A run that is cut
+off goes on by the same command; --profile ci shows that the script works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import multiprocessing
+import time
+from pathlib import Path
+
+import torch
+
+from recorded import Recorded
+from rlnlib import dataset, reproduce, training
+from rlnlib.fast.processes import mean_over_processes
+from rlnlib.rln import phase_indicators
+
+
+def gradients(model, fabric, config, indicators: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The loss of a batch, as in :func:`rlnlib.training.step`; its gradients are left in the model.
+
+    Shape: (B, 2, N, N, N), (B, 1, N, N, N) -> ().
+    """
+    iterates = model(indicators, return_iterates=True)
+    errors = mean_over_processes(fabric, training.pass_errors(iterates, target, config.loss))
+    loss = training.training_loss(errors, target.mean(), config.loss, config.pass_weights)
+    fabric.backward(loss)
+    return loss.detach()
+
+
+def recorded_step():
+    """What takes the place of :func:`rlnlib.training.step`: the same, recorded for each shape of a batch."""
+    recorded: dict = {}
+
+    def step(model, optimizer, fabric, cells, strain, config):
+        inputs = phase_indicators(cells), strain[:, None]
+        key = (id(model), cells.shape)
+        if key not in recorded:
+            weights = config.pass_weights and torch.tensor(config.pass_weights, device=cells.device)
+            on_device = argparse.Namespace(loss=config.loss, pass_weights=weights)
+            work = functools.partial(gradients, model, fabric, on_device)
+            recorded[key] = Recorded(work, inputs, model.parameters())
+        loss = recorded[key](*inputs)
+        fabric.clip_gradients(model, optimizer, max_norm=2.0 * model.passes, error_if_nonfinite=False)
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def make_data(profile: reproduce.Profile, out: Path, contrast: float, device: str) -> None:
+    """The data sets of a contrast, small cells first, as :mod:`rlnlib.reproduce` names them."""
+    for stage in profile.stages:
+        file = reproduce.data_file(profile, stage, out, contrast)
+        dataset.make_dataset(file, **stage.data, contrast=contrast, device=device)
+
+
+def wait_for(path, **parameters) -> Path:
+    """The file of a data set that another process makes; it appears when it is complete."""
+    while not Path(path).exists():
+        time.sleep(0.2)
+    return Path(path)
+
+
+def train(profile: reproduce.Profile, out: Path, kind: str, contrast: float, device: str, deadline: float) -> None:
+    """Train and score one network, in a process of its own."""
+    torch.set_num_threads(2)
+    torch.backends.cudnn.benchmark = True
+    training.step, dataset.make_dataset = recorded_step(), wait_for
+    try:
+        reproduce.network(profile, out, kind, contrast, device, deadline)
+    except reproduce.Left as pause:
+        print(f"{kind}-{contrast:g} is left: {pause.doing}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--profile", choices=reproduce.PROFILES, default="table-1")
+    parser.add_argument("--minutes", type=float, default=math.inf)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    options = parser.parse_args()
+    deadline = time.monotonic() + 60 * options.minutes
+    profile, out = reproduce.PROFILES[options.profile], options.out
+    out.mkdir(parents=True, exist_ok=True)
+    begin = multiprocessing.get_context("spawn").Process
+    work = [begin(target=make_data, args=(profile, out, contrast, options.device)) for contrast in reproduce.CONTRASTS]
+    work += [
+        begin(target=train, args=(profile, out, kind, contrast, options.device, deadline))
+        for contrast in reproduce.CONTRASTS
+        for kind in reversed(profile.kinds)
+    ]
+    for process in work:
+        process.start()
+    for process in work:
+        process.join()
+
+
+if __name__ == "__main__":
+    main()
