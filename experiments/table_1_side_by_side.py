@@ -5,7 +5,8 @@
 
 Cells, recipes, weights at the start and order of the batches are those of `reproduce`; a GPU in place of a CPU rounds
 otherwise, and its networks differ as those of two seeds do. One small network keeps neither the GPU nor a core busy, so
-each has a process, in which the work of a step is recorded once and played back (``recorded.py``). Where NVIDIA's MPS
+each has a process, in which the work of a step is recorded once and played back (``recorded.py``), and cells are padded by one gather
+(``gathered.py``). Where NVIDIA's MPS
 serves the GPU (`nvidia-cuda-mps-control -d`), kernels of different processes run at the same time. A run that is cut
 off goes on by the same command; --profile ci shows that the script works.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+import gathered
 from recorded import Recorded
 from rlnlib import dataset, reproduce, training
 from rlnlib.fast.processes import mean_over_processes
@@ -77,6 +79,7 @@ def train(profile: reproduce.Profile, out: Path, kind: str, contrast: float, dev
     """Train and score one network, in a process of its own."""
     torch.set_num_threads(2)
     torch.backends.cudnn.benchmark = True
+    gathered.use()
     training.step, dataset.make_dataset = recorded_step(), wait_for
     try:
         reproduce.network(profile, out, kind, contrast, device, deadline)

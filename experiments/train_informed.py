@@ -33,6 +33,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 
+import gathered
 import rlnlib
 import ship
 from recorded import Recorded
@@ -68,6 +69,8 @@ RECIPE = {
     "large": 0.0,  # part of the steps on larger cells, as many fewer of them as they have more voxels
     "large_size": 24,
     "validate_every": 250,
+    "minutes": 0.0,  # the run ends, and the cosine with it, after them, if that comes before its steps
+    "start": "",  # a weight file to begin with
     "seed": 0,
 }
 #: The network, where nothing else is asked.
@@ -163,6 +166,8 @@ class OnGPU:
     WORKERS = 3
 
     def __init__(self, model, recipe: dict, sets: dict[bool, torch.Tensor], begin: int):
+        gathered.use()
+        torch.backends.cudnn.benchmark = True
         self.model, self.recipe = model, recipe
         self.device = next(model.parameters()).device
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
@@ -239,9 +244,15 @@ def _in_float32(forward, field: torch.Tensor) -> torch.Tensor:
         return forward(field.float())
 
 
-def rate(recipe: dict, step: int) -> float:
-    """Linear rise over the warm-up, then a cosine to zero, by steps."""
-    cosine = (1 + math.cos(math.pi * step / recipe["steps"])) / 2
+def part_done(recipe: dict, state: dict) -> float:
+    """How much of the run is done, by steps or by time, whichever is more."""
+    by_time = state["seconds"] / (60 * recipe["minutes"]) if recipe["minutes"] else 0.0
+    return max(state["step"] / recipe["steps"], by_time)
+
+
+def rate(recipe: dict, step: int, done: float) -> float:
+    """Linear rise over the warm-up, then a cosine to zero."""
+    cosine = (1 + math.cos(math.pi * min(1.0, done))) / 2
     return recipe["learning_rate"] * min(1, (step + 1) / recipe["warm_up"]) * cosine
 
 
@@ -263,6 +274,8 @@ def train(
     folder, path = Path(folder), Path(folder) / "checkpoint.pt"
     torch.manual_seed(recipe["seed"])
     model = (make or informed.InformedRLN)(**(options or {})).train().to(device)
+    if recipe["start"]:
+        model.load_state_dict(weight_files.load_weights(recipe["start"]).state_dict())
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe["learning_rate"])
     state: dict = {"step": 0, "seconds": 0.0, "loss": 0.0, "learning_curve": [], "ends": [[0, recipe["steps"]]]}
     if path.exists():
@@ -277,9 +290,9 @@ def train(
     before = signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
     started = saved = time.monotonic()
     earlier = state["seconds"]
-    while state["step"] < recipe["steps"] and state["step"] != until and not stopped:
+    while part_done(recipe, state) < 1 and state["step"] != until and not stopped:
         for group in optimizer.param_groups:
-            group["lr"] = rate(recipe, state["step"])
+            group["lr"] = rate(recipe, state["step"], part_done(recipe, state))
         loss = steps.gradient(state["step"])
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe["clip"], error_if_nonfinite=True)
         optimizer.step()
@@ -377,7 +390,7 @@ def score(model, path: Path) -> bytes:
     stiff = random_cells(TESTED, header["recipe"]["size"], TEST_SEED)
     errors = {}
     for contrast in CONTRASTS:
-        truth = rlnlib.solve_strain(stiff, contrast, rtol=1e-6).strain[:, 0]
+        truth = rlnlib.solve_strain(stiff, contrast, rtol=1e-6, device=next(model.parameters()).device).strain[:, 0]
         predicted = rlnlib.predict(model, stiff, contrast).strain[:, 0]
         errors[f"{contrast:g}"] = [round(error, 4) for error in rlnlib.mase(predicted, truth).tolist()]
     cells = {"n": TESTED, "size": header["recipe"]["size"], "seed": TEST_SEED}
@@ -406,7 +419,7 @@ def main():
     if len(recipe["pass_weights"]) not in (0, network["passes"]):
         parser.error(f"--pass-weights takes one number for each of the {network['passes']} passes.")
     model = train(options.folder, recipe, network, device=options.device)
-    if read_checkpoint(options.folder / "checkpoint.pt")["state"]["step"] < recipe["steps"]:
+    if part_done(recipe, read_checkpoint(options.folder / "checkpoint.pt")["state"]) < 1:
         return  # by a signal
     save(model, options.folder, options.folder / "informed.safetensors")
     if options.ship:
