@@ -19,6 +19,7 @@ import yaml
 from IPython.display import display
 
 from rlnlib import provenance, weight_files
+from rlnlib.rln import KINDS
 
 #: The media type under which a measurement stands among a cell's outputs.
 MEDIA_TYPE = "application/vnd.rlnlib.claim+json"
@@ -271,11 +272,11 @@ def record_files() -> list[Path]:
 def recorded(path) -> list[tuple[tuple[str, str], dict]]:
     """The measurements of a record: its list ``"claims"``, or the row of Table 1 that a network's test errors give.
 
-    Networks of other cells than the paper's 31^3 give no row.
+    Networks of other cells than the paper's 31^3, or of another training than Table 1's, give no row.
     """
     content = json.loads(Path(path).read_text(encoding="utf-8"))
     found = list(content.get("claims", []))
-    if "mase" in content and content["data"]["size"] == PAPER_SIZE:
+    if content.get("kind") in KINDS and content["data"]["size"] == PAPER_SIZE:
         found += _row_of_table_1(content)
     return [((Path(path).name, ""), checked(item)) for item in found]
 
