@@ -38,9 +38,7 @@ def errors_by_pass(model: RLN, stiff, true, passes: int, precision: str, device:
     model.passes = passes
     size = BATCH if model.config["batch_mean"] else None
     dtype = PRECISIONS[precision]
-    fields = rlnlib.predict_strain(
-        model, stiff, batch_size=size, dtype=dtype, device=device, return_iterates=True
-    )
+    fields = rlnlib.predict_strain(model, stiff, batch_size=size, dtype=dtype, device=device, return_iterates=True)
     return torch.stack([rlnlib.mase(field, true) for field in fields], dim=1)
 
 
