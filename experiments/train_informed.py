@@ -163,7 +163,7 @@ class OnThreads:
 class OnGPU:
     """The step of a GPU: a whole batch, drawn by other processes meanwhile, its work recorded once for each size."""
 
-    WORKERS = 3
+    WORKERS = max(1, min(3, (os.cpu_count() or 1) - 1))
 
     def __init__(self, model, recipe: dict, sets: dict[bool, torch.Tensor], begin: int):
         gathered.use()

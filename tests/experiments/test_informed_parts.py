@@ -33,7 +33,7 @@ def test_every_case_makes_a_network_that_begins_with_the_macroscopic_strain_and_
     recipe = {**experiment.RECIPE, "steps": 1, "size": 6, "cells": 8, "batch_size": 2, "warm_up": 1, **case.recipe}
     make = None if case.proximal is None else lambda **options: experiment.Replaced(case.proximal, **options)
     network = {**train_informed.NETWORK, **case.network}
-    cells = train_informed.draw(train_informed.random_cells(8, 6, seed=0), recipe, 0)
+    cells = informed.Cells(*train_informed.draw(train_informed.random_cells(8, 6, seed=0), recipe, 0))
     start = (make or informed.InformedRLN)(**network)
     assert float(start(cells).detach().abs().max()) == 0
     model = train_informed.train(tmp_path, recipe, network, make=make)

@@ -1,5 +1,6 @@
 """The label-free training: resumed bit for bit, unharmed by a signal, and learning."""
 
+import copy
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import torch
 import rlnlib
 import ship
 import train_informed as experiment
-from rlnlib import runs, weight_files
+from rlnlib import informed, networks, runs, weight_files
 
 TINY = {
     **experiment.RECIPE,
@@ -98,7 +99,7 @@ def test_a_run_is_shipped_with_its_learning_curve_and_the_errors_of_its_test_cel
 def test_a_batch_has_the_contrasts_phases_ratios_and_loads_that_the_recipe_says():
     cells = torch.rand(8, 4, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5
     recipe = {**experiment.RECIPE, "batch_size": 1000, "size": 4}
-    batch = experiment.draw(cells, recipe, 0)
+    batch = informed.Cells(*experiment.draw(cells, recipe, 0))
     lam, mu = batch.problem.moduli.unbind(1)
     axial = (batch.macroscopic_strain[:, 0] == 1).float().mean()
     poisson = (lam / (2 * (lam + mu))).flatten(1)
@@ -133,3 +134,39 @@ def test_the_recipe_and_the_network_are_options(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", [*command, "--passes", "3"])
     with pytest.raises(SystemExit):
         experiment.main()
+
+
+def test_a_batch_that_other_processes_draw_has_the_gradient_of_the_threads(monkeypatch):
+    """The path of a GPU, here on a CPU: whole batches, cells of two sizes, padding by one gather."""
+    monkeypatch.setattr(networks, "F", networks.F)  # puts it back at the end
+    recipe = {**TINY, "batch_size": 8, "large": 0.5, "large_size": 9}
+    sets = {False: experiment.random_cells(8, 6, 1), True: experiment.random_cells(4, 9, 2)}
+    torch.manual_seed(0)
+    model = informed.InformedRLN(passes=2, proximal="vnet-periodic")
+    for parameter in model.parameters():
+        parameter.data.add_(0.01 * torch.randn_like(parameter))
+    here, there = experiment.OnThreads(copy.deepcopy(model), recipe, sets, 0), copy.deepcopy(model)
+    expected = []
+    for step in range(4):
+        loss = here.gradient(step)
+        expected.append((loss, torch.cat([p.grad.flatten().clone() for p in here.model.parameters()])))
+    here.close()
+    batches = experiment.OnGPU(there, recipe, sets, 0)
+    for loss, gradient in expected:
+        assert float(batches.gradient(0)) == pytest.approx(loss, rel=1e-5)
+        found = torch.cat([p.grad.flatten() for p in there.parameters()])
+        assert float((found - gradient).norm() / gradient.norm()) < 5e-3  # small differences of float32 sums
+    batches.close()
+    assert len({experiment.is_large(recipe, step) for step in range(4)}) == 2
+
+
+def test_a_run_begins_with_given_weights_and_ends_in_its_time(tmp_path):
+    first = experiment.train(tmp_path / "first", {**TINY, "steps": 2}, NETWORK)
+    experiment.save(first, tmp_path / "first", tmp_path / "first.safetensors")
+    recipe = {**TINY, "steps": 10**6, "minutes": 0.02, "start": str(tmp_path / "first.safetensors")}
+    again = experiment.train(tmp_path / "again", recipe, NETWORK, until=0)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in first.state_dict().items())
+    experiment.train(tmp_path / "again", recipe, NETWORK)
+    state = experiment.read_checkpoint(tmp_path / "again" / "checkpoint.pt")["state"]
+    assert 0 < state["step"] < 10**6 and 1.2 <= state["seconds"] < 60
+    assert experiment.rate(recipe, state["step"], 1.0) == 0
