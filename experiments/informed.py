@@ -68,6 +68,13 @@ def compare(model, stiff, load=LOADS["11"], **material) -> dict[str, torch.Tenso
     return errors(rlnlib.predict(model, stiff, macroscopic_strain=load, **material), truth, load)
 
 
+def axial_cells(stiff, contrast: float, dtype=torch.float64) -> informed.Cells:
+    """Cells of two phases under a load along axis 0, with the Poisson ratio of the reference medium."""
+    young = torch.where(stiff.bool(), contrast, 1.0).double()
+    load = torch.tensor(LOADS["11"]).to(young).expand(len(young), 6)
+    return informed.Cells(young, torch.full_like(young, informed.REFERENCE_POISSON), load, dtype)
+
+
 def errors(found: rlnlib.Solution, truth: rlnlib.Solution, load: torch.Tensor) -> dict[str, torch.Tensor]:
     """By cell, in percent: MASE of the first loaded component, rms error of the strain tensor over the macroscopic
     strain, and, relative to e : C_eff : e, the error of the upper bound and the width of the bounds."""
@@ -128,12 +135,8 @@ def by_application(model, stiff, contrast: float, iterations: int) -> dict:
     A pass of the network takes one application of K and one of the Green operator, as an iteration of conjugate
     gradients does; one of the guaranteed variant takes two of K.
     """
-    load = torch.tensor(LOADS["11"], dtype=torch.float64)
     truth = rlnlib.solve_strain(stiff, contrast, rtol=1e-6)
-    young = torch.where(stiff, contrast, 1.0).double()
-    loads = load.expand(len(stiff), 6)
-    cells = informed.Cells(young, torch.full_like(young, 0.3), loads, torch.float64)
-    single = informed.Cells(young, torch.full_like(young, 0.3), loads)
+    cells, single = axial_cells(stiff, contrast), axial_cells(stiff, contrast, torch.float32)
     start = torch.zeros_like(cells.problem.rhs)
     passes = [u.double() for u in model(single, return_iterates=True)]
     ways = {
@@ -172,9 +175,7 @@ def seconds(model, size: int, contrast: float = 50.0, cells: int = 4) -> dict[st
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        stiff = rlnlib.generate_cells(cells, size, seed=4)
-        young = torch.where(torch.from_numpy(stiff), contrast, 1.0).double()
-        made = informed.Cells(young, torch.full_like(young, 0.3), torch.eye(6)[:1].expand(cells, 6))
+        made = axial_cells(torch.from_numpy(rlnlib.generate_cells(cells, size, seed=4)), contrast, torch.float32)
         with torch.no_grad():
             model(made)
             started = time.process_time()
@@ -249,9 +250,7 @@ def guaranteed_on_test_set(model, contrast: float, count: int, device="cpu", pas
     found: dict[int, list] = {number: [] for number in passes}
     model = copy.deepcopy(model).to(device)
     for stiff, true in blocks:
-        young = torch.where(stiff.to(device).bool(), contrast, 1.0).double()
-        load = torch.tensor(LOADS["11"]).to(young).expand(len(stiff), 6)
-        cells = informed.Cells(young, torch.full_like(young, 0.3), load, torch.float64)
+        cells = axial_cells(stiff.to(device), contrast)
         iterates = model.guaranteed(cells, max(passes))
         for number, errors_of in found.items():
             errors_of.append(rlnlib.mase(cells.strain(iterates[number - 1])[:, 0].cpu(), true.double()))

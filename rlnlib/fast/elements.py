@@ -157,30 +157,34 @@ def _multiply(modulus, blocks, here, there, plane, carry, strip, add):
         even, odd = _upper_half(blocks[r + 4]), _upper_half(blocks[r])  # of the modes of component x
         if add:
             for k in range(size):
-                m = modulus[first + k]
                 x, y, z = here[strip, u + k], here[strip, v + k], here[strip, w + k]
                 p, q, s = there[strip, u + k], there[strip, v + k], there[strip, w + k]
-                ex, oy, oz = _times(even, m, x + p, y - q, z - s)
-                ox, ey, ez = _times(odd, m, x - p, y + q, z + s)
-                plane[u + k] += ex + ox
-                plane[v + k] += ey + oy
-                plane[w + k] += ez + oz
-                carry[strip, u + k] += ex - ox
-                carry[strip, v + k] += ey - oy
-                carry[strip, w + k] += ez - oz
+                a, b, c, d, e, f = _forces(even, odd, modulus[first + k], x, y, z, p, q, s)
+                plane[u + k] += a
+                plane[v + k] += b
+                plane[w + k] += c
+                carry[strip, u + k] += d
+                carry[strip, v + k] += e
+                carry[strip, w + k] += f
         else:
             for k in range(size):
-                m = modulus[first + k]
                 x, y, z = here[strip, u + k], here[strip, v + k], here[strip, w + k]
                 p, q, s = there[strip, u + k], there[strip, v + k], there[strip, w + k]
-                ex, oy, oz = _times(even, m, x + p, y - q, z - s)
-                ox, ey, ez = _times(odd, m, x - p, y + q, z + s)
-                plane[u + k] = ex + ox + carry[strip, u + k]
-                plane[v + k] = ey + oy + carry[strip, v + k]
-                plane[w + k] = ez + oz + carry[strip, w + k]
-                carry[strip, u + k] = ex - ox
-                carry[strip, v + k] = ey - oy
-                carry[strip, w + k] = ez - oz
+                a, b, c, d, e, f = _forces(even, odd, modulus[first + k], x, y, z, p, q, s)
+                plane[u + k] = a + carry[strip, u + k]
+                plane[v + k] = b + carry[strip, v + k]
+                plane[w + k] = c + carry[strip, w + k]
+                carry[strip, u + k] = d
+                carry[strip, v + k] = e
+                carry[strip, w + k] = f
+
+
+@compiled
+def _forces(even, odd, modulus, x, y, z, p, q, s):
+    """What a mode of two planes of nodes, (x, y, z) and (p, q, s), makes at the first one, and at the second."""
+    ex, oy, oz = _times(even, modulus, x + p, y - q, z - s)
+    ox, ey, ez = _times(odd, modulus, x - p, y + q, z + s)
+    return ex + ox, ey + oy, ez + oz, ex - ox, ey - oy, ez - oz
 
 
 @compiled

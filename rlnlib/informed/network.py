@@ -302,15 +302,20 @@ class InformedRLN(nn.Module):
 
         Args:
             cells: in float64.
-            passes: how many; by default as many as the network has.
+            passes: how many; by default as many as the network has, or as ``networks`` names.
             dtype: torch.bfloat16 runs the convolutions in reduced precision.
             networks: numbers of the networks that propose, for a choice of one's own; one for each pass.
 
         Returns:
             u after each pass, (B, 3, N1, N2, N3).
+
+        Raises:
+            ValueError: for another number of ``passes`` than ``networks`` names.
         """
         if networks is None:
             networks = [min(number, 2, self.passes - 1) for number in range(passes or self.passes)]
+        elif passes not in (None, len(networks)):
+            raise ValueError(f"networks names {len(networks)} passes, and passes is {passes}: leave passes out.")
         proposals = [functools.partial(self.direction, number, cells, dtype=dtype) for number in networks]
         return list(certificate.guarded_steps(cells.problem, torch.zeros_like(cells.problem.rhs), proposals))
 
