@@ -1,15 +1,16 @@
-"""Go on training a shipped network, on more cells or on larger ones: how the shipped RLN got their last stages.
+"""Go on training a shipped network, on more cells or on larger ones: so the RLN for 16^3 became "rln-further" for 31^3.
 
     python -m rlnlib.dataset make --n 4800 --size 31 --repeats 1 --contrast 10 --seed 31 train.h5
     python -m rlnlib.dataset make --n 1250 --size 31 --repeats 1 --contrast 10 --seed 131 other.h5
     python experiments/train_further.py --contrast 10 --train train.h5 --data other.h5 --minutes 120 \\
-        --run runs/rln-10-31
-    python experiments/ship.py --run runs/rln-10-31 --data other.h5 --train-data train.h5 \\
-        --after data/pretrained/rln-10.safetensors --device "CPU, 1 thread"
+        --run runs/rln-further-10-31
+    python experiments/ship.py --run runs/rln-further-10-31 --data other.h5 --train-data train.h5 \\
+        --after data/pretrained/rln-10.safetensors --kind rln-further --device "CPU, 1 thread"
 
 All cells of --train are trained on; of --data the validation part chooses the best epoch, and the test part is left for
 ship.py. The same command goes on after a kill, or after --slice-minutes. On odd sizes, weights for even ones
-go on with the V-Net that has no seam there. The last stage on 16^3 had batches of 16 cells.
+go on with the V-Net that has no seam there. The last stage of the RLN on 16^3 had batches of 16 cells. Without --kind
+the weights would take the place of Table 1's own RLN for 31^3, which ``rlnlib.reproduce`` makes.
 """
 
 from __future__ import annotations
