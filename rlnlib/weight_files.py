@@ -181,7 +181,8 @@ def load_pretrained(kind, contrast=None, size=DEFAULT_SIZE, proximal=None):
     The networks of the paper hold for one contrast each; "informed" is one for all up to its ``largest_contrast``.
 
     Args:
-        kind: "fln", "rln-t" or "rln"; or "informed", which :func:`rlnlib.predict` applies.
+        kind: "fln", "rln-t" or "rln"; "rln-further", the RLN for 16^3 whose training went on at 31^3; or "informed",
+            which :func:`rlnlib.predict` applies.
         contrast: for which it was trained; None for "informed".
         size: edge of the cells for which it was trained, in voxels.
         proximal: for a network of yours that you shipped: the function or class that makes it.
@@ -202,7 +203,7 @@ def pretrained_header(kind: str, contrast: float | None = None, size: int = DEFA
 
 
 def shipped(size: int = DEFAULT_SIZE) -> list[tuple[str, float]]:
-    """List the (kind, contrast) of every model shipped for that size of cells, by contrast and the paper's order."""
+    """List the (kind, contrast) of every model shipped for that size, by contrast, the paper's kinds first."""
     return [(e["kind"], e["contrast"]) for e in catalogue() if e["contrast"] is not None and e["size"] == size]
 
 
