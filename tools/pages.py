@@ -132,8 +132,9 @@ def card(entry: dict, header: dict) -> str:
         "otherwise",
     }
     stages = header["recipe"]
-    for number, (stage, minutes) in enumerate(zip(stages, minutes_of_stages(entry, len(stages)), strict=True), start=1):
-        rows["recipe" if len(stages) == 1 else f"recipe, stage {number}"] = recipe(stage, minutes)
+    took = zip(stages, minutes_of_stages(entry, len(stages)), epochs_of_stages(entry, len(stages)), strict=True)
+    for number, (stage, minutes, epochs) in enumerate(took, start=1):
+        rows["recipe" if len(stages) == 1 else f"recipe, stage {number}"] = recipe(stage, minutes, epochs)
     rows |= {
         "training": f"{header['epochs']} epochs of all stages in {header['minutes']:g} minutes, the last stage on "
         f"{header['training_cells']:,} cells; {header['device']}",
@@ -166,27 +167,40 @@ def per_point(repeats: int) -> str:
     return "one cell for each design point" if repeats == 1 else f"{repeats} cells for each design point"
 
 
-def minutes_of_stages(entry: dict, stages: int) -> list[float | None]:
-    """How long each stage of a training took: its learning rate rises where a stage begins, and falls within one.
+def ends_of_stages(entry: dict, stages: int) -> list[tuple[float, int]] | None:
+    """Seconds and epochs after each stage of a training, from zero on: the learning rate rises where one begins.
 
-    None for all where it rises elsewhere, too, as over epochs of warm-up, or where no learning curve was kept.
+    None where it rises elsewhere, too, as over epochs of warm-up, or where no learning curve was kept.
     """
     name = entry["file"].replace(".safetensors", LEARNING_CURVE)
     if not (weight_files.PRETRAINED / name).exists():
-        return [None] * stages
+        return None
     curve = runs.read_learning_curve(weight_files.PRETRAINED, name)
-    pairs = list(itertools.pairwise(curve))
-    ends = [old["seconds"] / 60 for old, new in pairs if new["learning_rate"] > old["learning_rate"]]
-    if len(ends) != stages - 1:
-        return [None] * stages
-    return [b - a for a, b in itertools.pairwise([0.0, *ends, curve[-1]["seconds"] / 60])]
+    pairs = itertools.pairwise(curve)
+    last = [n for n, (old, new) in enumerate(pairs, start=1) if new["learning_rate"] > old["learning_rate"]]
+    ends = [(0.0, 0), *((curve[n - 1]["seconds"], n) for n in (*last, len(curve)))]
+    return ends if len(ends) == stages + 1 else None
 
 
-def recipe(stage: dict, minutes: float | None) -> str:
-    """One stage of a training in a few words; ``minutes`` is how long it took, if that is known."""
+def minutes_of_stages(entry: dict, stages: int) -> list[float | None]:
+    """How long each stage of a training took; None for all where that is not known."""
+    ends = ends_of_stages(entry, stages)
+    return [(b - a) / 60 for (a, _), (b, _) in itertools.pairwise(ends)] if ends else [None] * stages
+
+
+def epochs_of_stages(entry: dict, stages: int) -> list[int | None]:
+    """How many epochs each stage of a training began; None for all where that is not known."""
+    ends = ends_of_stages(entry, stages)
+    return [b - a for (_, a), (_, b) in itertools.pairwise(ends)] if ends else [None] * stages
+
+
+def recipe(stage: dict, minutes: float | None, epochs: int | None = None) -> str:
+    """One stage of a training in a few words; ``minutes`` and ``epochs`` are how long it took, if that is known."""
     end = f"{stage['max_minutes']:g} minutes" if stage["max_minutes"] else f"{stage['epochs']} epochs"
     if stage["max_minutes"] and minutes is not None and minutes < stage["max_minutes"] - 1:
         end += f" (it ended after {minutes:.0f})"
+    elif stage["max_minutes"] and epochs is not None:
+        end += f", within epoch {epochs}"
     text = f"loss `{stage['loss']}`, batches of {stage['batch_size']}, learning rate {stage['learning_rate']:g} "
     text += f"falling to {stage['final_learning_rate']:g} after {end}, {'with' if stage['augment'] else 'without'} "
     text += f"symmetry copies, precision `{stage['precision']}`, seed {stage['seed']}"
