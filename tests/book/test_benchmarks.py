@@ -15,8 +15,8 @@ import pages
 from project import Failure
 from rlnlib import weight_files
 from rlnlib.book import benchmarks
-from rlnlib.rln import KINDS
 from rlnlib.fast.environment import ENVIRONMENT
+from rlnlib.rln import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 FOUND = benchmarks.records()
