@@ -19,6 +19,7 @@ import rlnlib
 from project import ROOT, Failure, notebooks, read_yaml
 from rlnlib import weight_files
 from rlnlib.book import benchmarks, claims, figures
+from rlnlib.rln import KINDS
 
 CONTRASTS = (10.0, 50.0)
 PICTURED = 50.0  # contrast of the picture
@@ -38,11 +39,13 @@ def record(path: str) -> dict:
 def numbers() -> dict[str, str]:
     """What ``{{ name }}`` stands for: every number of the front page, as text."""
     found: dict[str, str] = {}
-    for name in ("fln-10", "rln-10", "rln-10-31", "rln-50-31"):
+    large = [f"{kind}-{contrast:g}-31" for kind in (*KINDS, "rln-further") for contrast in CONTRASTS]
+    for name in ("fln-10", *large):
         test = record(f"data/pretrained/{name}.test.json")
         error = np.std(test["mase"], ddof=1) / len(test["mase"]) ** 0.5
         found[name] = f"{np.mean(test['mase']):.2f}"
-        found[f"{name} with error"] = f"{np.mean(test['mase']):.2f} ± {error:.2f}"
+        found[f"{name} with error"] = f"{np.mean(test['mase']):.2f} ± {error:.3f}"
+        found[f"{name} cells"] = f"{len(test['mase']):,}"
         found[f"{name} hours"] = f"{test['minutes'] / 60:.0f}"
         found[f"{name} minutes"] = f"{test['minutes']:.0f}"
     for row in record("data/results/first_order_regression.json")["rows"]:

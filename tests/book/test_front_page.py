@@ -7,6 +7,7 @@ import pytest
 
 import front_page
 from project import ROOT, Failure, notebooks
+from rlnlib.rln import KINDS
 
 TEXT = (ROOT / "book" / "intro.md").read_text(encoding="utf-8")
 
@@ -28,10 +29,14 @@ def test_a_name_without_a_number_is_refused():
 def test_what_the_front_page_says_of_the_numbers_holds():
     """Its words compare the numbers, which may change with a new record."""
     known = {name: float(value) for name, value in front_page.numbers().items() if re.fullmatch(r"[\d.]+", value)}
-    assert known["kernel-10"] > known["fln-10"] > known["rln-10"]
+    assert known["kernel-10"] > known["fln-10"]
     for contrast in ("10", "50"):
+        rows = [known[f"{kind}-{contrast}-31"] for kind in KINDS]
+        assert rows == sorted(rows, reverse=True)
+        assert all(own < known[f"paper-{kind}-{contrast}"] for own, kind in zip(rows, KINDS, strict=True))
+        assert known[f"rln-further-{contrast}-31"] < known[f"paper-rln-{contrast}"]
         assert known[f"conjugate gradients, {contrast}"] < known[f"fixed point, {contrast}"] < known[f"RLN, {contrast}"]
-    assert known["hex8-10"] > 2 * known["rln-10-31"] and 0.8 < known["hex8-50"] / known["rln-50-31"] < 1.25
+    assert known["hex8-10"] > 2 * known["rln-10-31"] and known["hex8-50"] > 1.1 * known["rln-50-31"]
     assert known["16 on 31, 10"] > 2 * known["16 on 16, 10"] and known["31 on 31, 10"] < known["16 on 31, 10"] / 2
 
 
