@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from project import notebooks
-from rlnlib.book import claims
+from rlnlib.book import claims, figures
+from rlnlib.rln import KINDS
 
 #: What a status says, for the table that opens the page.
 MEANING = {
@@ -34,9 +35,10 @@ REMEMBER = {
         "than assembled finite elements": "faster-than-finite-elements",
         "than conjugate gradients with the Green operator": "prediction-speed",
     },
-    "Is the error of its best network reached here?": {
-        "RLN, contrast 10": "table-1-mean-rln-10",
-        "RLN, contrast 50": "table-1-mean-rln-50",
+    "Are the errors of Table 1 reached here?": {
+        f"{figures.NAMES[kind]}, contrast {contrast}": f"table-1-mean-{kind}-{contrast}"
+        for contrast in (10, 50)
+        for kind in KINDS
     },
 }
 
