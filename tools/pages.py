@@ -92,8 +92,7 @@ def informed_card() -> str:
         "file": '`data/pretrained/informed.safetensors`, `rlnlib.load_pretrained("informed")`, for `rlnlib.predict`',
         "network": f"{header['config']['passes']} passes; proximal operator `{header['config']['proximal']}`; "
         f"it sees strain, stress, stiffness and preconditioned residual, and answers with a {answer}",
-        "training": f"{metrics['presented']:,} random cells of ${recipe['size']}^3$, no solution of any; "
-        f"contrasts 1 to {recipe['largest_contrast']:g}; {metrics['minutes']:g} minutes of two busy cores",
+        "training": f"no solution of any cell; contrasts 1 to {recipe['largest_contrast']:g}; {trained_on(header)}",
         **informed_errors(),
         "holds for": "isotropic phases; tested at the contrasts, sizes, loads and phases of "
         "`data/results/informed.json`. Every prediction has bounds of its effective stiffness",
@@ -102,6 +101,15 @@ def informed_card() -> str:
     return (
         f"\n## The informed network, for contrasts of 1 to {recipe['largest_contrast']:g}\n\n| | |\n|---|---|\n{lines}"
     )
+
+
+def trained_on(header: dict) -> str:
+    """How many random cells an informed network was shown, and where; the training with whose weights it began first."""
+    recipe, metrics = header["recipe"], header["metrics"]
+    larger = f", some of ${recipe['large_size']}^3$" if recipe.get("large") else ""
+    where = recipe.get("device", "two busy cores")
+    said = f"{metrics['presented']:,} random cells of ${recipe['size']}^3${larger} in {metrics['minutes']:g} minutes of {where}"
+    return f"{trained_on(recipe['start'])}; then {said}" if recipe.get("start") else said
 
 
 def informed_errors() -> dict[str, str]:
