@@ -87,7 +87,7 @@ def informed_card() -> str:
         header = weight_files.pretrained_header("informed")
     except ValueError:
         return ""
-    recipe, metrics, answer = header["recipe"], header["metrics"], header["config"].get("answer", "displacement")
+    recipe, answer = header["recipe"], header["config"].get("answer", "displacement")
     rows = {
         "file": '`data/pretrained/informed.safetensors`, `rlnlib.load_pretrained("informed")`, for `rlnlib.predict`',
         "network": f"{header['config']['passes']} passes; proximal operator `{header['config']['proximal']}`; "
@@ -104,11 +104,12 @@ def informed_card() -> str:
 
 
 def trained_on(header: dict) -> str:
-    """How many random cells an informed network was shown, and where; the training with whose weights it began first."""
+    """How many random cells an informed network was shown, and where; first those of the training that it began with."""
     recipe, metrics = header["recipe"], header["metrics"]
     larger = f", some of ${recipe['large_size']}^3$" if recipe.get("large") else ""
     where = recipe.get("device", "two busy cores")
-    said = f"{metrics['presented']:,} random cells of ${recipe['size']}^3${larger} in {metrics['minutes']:g} minutes of {where}"
+    cells = f"{metrics['presented']:,} random cells of ${recipe['size']}^3${larger}"
+    said = f"{cells} in {metrics['minutes']:g} minutes of {where}"
     return f"{trained_on(recipe['start'])}; then {said}" if recipe.get("start") else said
 
 
