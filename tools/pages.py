@@ -104,7 +104,7 @@ def informed_card() -> str:
 
 
 def trained_on(header: dict) -> str:
-    """How many random cells an informed network was shown, and where; first those of the training that it began with."""
+    """How many random cells an informed network was shown, and where; first in the training it began with."""
     recipe, metrics = header["recipe"], header["metrics"]
     larger = f", some of ${recipe['large_size']}^3$" if recipe.get("large") else ""
     where = recipe.get("device", "two busy cores")
