@@ -235,6 +235,9 @@ def test_the_plain_passes_have_no_such_guarantee():
     cells, model = random_cells((3, 6, 4, 6), dtype=torch.float64, contrast=300.0), random_network(size=1.0)
     assert bool((cells.energy(model(cells)) > cells.energy(torch.zeros_like(cells.problem.rhs))).any())
     assert bool((cells.energy(model.guaranteed(cells)[-1]) < cells.energy(torch.zeros_like(cells.problem.rhs))).all())
+    assert len(model.guaranteed(cells, networks=[0, 0, 0])) == 3
+    with pytest.raises(ValueError, match="leave passes out"):
+        model.guaranteed(cells, 2, networks=[0, 0, 0])
 
 
 def test_guarded_steps_without_proposals_are_conjugate_gradients():

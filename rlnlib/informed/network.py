@@ -245,13 +245,8 @@ class InformedRLN(nn.Module):
             _checks.one_of("residual", residual, RESIDUALS),
             _checks.one_of("answer", answer, ANSWERS),
         )
-        self.config: dict = {
-            "passes": self.passes,
-            "tied": tied,
-            "proximal": proximal,
-            "residual": residual,
-            "answer": answer,
-        }
+        self.config: dict = {"passes": self.passes, "tied": tied, "proximal": proximal}
+        self.config |= {"residual": residual, "answer": answer}
         self.largest_contrast = math.inf
         if largest_contrast is not None:
             self.largest_contrast = _checks.positive("largest_contrast", largest_contrast)
@@ -302,20 +297,20 @@ class InformedRLN(nn.Module):
 
         Args:
             cells: in float64.
-            passes: how many; by default as many as the network has, or as ``networks`` names.
+            passes: how many; by default as many as the network has.
             dtype: torch.bfloat16 runs the convolutions in reduced precision.
-            networks: numbers of the networks that propose, for a choice of one's own; one for each pass.
+            networks: numbers of the networks that propose, one for each pass; then ``passes`` is left out.
 
         Returns:
             u after each pass, (B, 3, N1, N2, N3).
 
         Raises:
-            ValueError: for another number of ``passes`` than ``networks`` names.
+            ValueError: for both ``passes`` and ``networks``.
         """
         if networks is None:
             networks = [min(number, 2, self.passes - 1) for number in range(passes or self.passes)]
-        elif passes not in (None, len(networks)):
-            raise ValueError(f"networks names {len(networks)} passes, and passes is {passes}: leave passes out.")
+        elif passes is not None:
+            raise ValueError("networks names one network for each pass: leave passes out.")
         proposals = [functools.partial(self.direction, number, cells, dtype=dtype) for number in networks]
         return list(certificate.guarded_steps(cells.problem, torch.zeros_like(cells.problem.rhs), proposals))
 
