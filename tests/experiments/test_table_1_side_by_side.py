@@ -26,9 +26,9 @@ def as_on_a_gpu(monkeypatch):
     """The steps recorded, the data waited for; all is put back at the end."""
     for module, name in ((training, "step"), (dataset, "make_dataset"), (networks, "F"), (runs, "train")):
         monkeypatch.setattr(module, name, getattr(module, name))
-    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # another number of threads adds up otherwise
+    benchmark = torch.backends.cudnn.benchmark
     yield functools.partial(experiment.train, PROFILE)
-    torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = benchmark
 
 
