@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
+import hashlib
 import io
 import json
 import math
@@ -368,11 +369,18 @@ def save(model, folder, path) -> None:
     """Write the weights of a finished run with its recipe and what it cost, its test errors and its learning curve."""
     state = read_checkpoint(Path(folder) / "checkpoint.pt")
     recipe, state = state["recipe"], state["state"]
+    recipe = {**recipe, "labels": 0, "ends": state["ends"]}
+    if recipe["start"]:  # what those weights say of themselves, since the file may be replaced by this one
+        header, content = weight_files.read_header(recipe["start"]), Path(recipe["start"]).read_bytes()
+        begun = {name: header[name] for name in ("recipe", "metrics")}
+        recipe["start"] = {"sha256": hashlib.sha256(content).hexdigest(), **begun}
+    if (device := next(model.parameters()).device).type == "cuda":
+        recipe["device"] = torch.cuda.get_device_name(device)
     weight_files.save_weights(
         path,
         model,
         kind="informed",
-        recipe={**recipe, "labels": 0, "ends": state["ends"]},
+        recipe=recipe,
         metrics={
             "presented": recipe["batch_size"] * state["step"],
             "minutes": round(state["seconds"] / 60, 1),

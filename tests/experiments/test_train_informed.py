@@ -160,7 +160,9 @@ def test_a_batch_that_other_processes_draw_has_the_gradient_of_the_threads(monke
     assert len({experiment.is_large(recipe, step) for step in range(4)}) == 2
 
 
-def test_a_run_begins_with_given_weights_and_ends_in_its_time(tmp_path):
+def test_a_run_begins_with_given_weights_and_ends_in_its_time(tmp_path, monkeypatch):
+    for name, value in {"TESTED": 2, "CONTRASTS": (10.0,)}.items():
+        monkeypatch.setattr(experiment, name, value)
     first = experiment.train(tmp_path / "first", {**TINY, "steps": 2}, NETWORK)
     experiment.save(first, tmp_path / "first", tmp_path / "first.safetensors")
     recipe = {**TINY, "steps": 10**6, "minutes": 0.02, "start": str(tmp_path / "first.safetensors")}
@@ -170,3 +172,6 @@ def test_a_run_begins_with_given_weights_and_ends_in_its_time(tmp_path):
     state = experiment.read_checkpoint(tmp_path / "again" / "checkpoint.pt")["state"]
     assert 0 < state["step"] < 10**6 and 1.2 <= state["seconds"] < 60
     assert experiment.rate(recipe, state["step"], 1.0) == 0
+    experiment.save(first, tmp_path / "again", tmp_path / "again.safetensors")
+    begun = weight_files.read_header(tmp_path / "again.safetensors")["recipe"]["start"]
+    assert begun["recipe"]["steps"] == 2 and begun["metrics"]["presented"] == 8 and len(begun["sha256"]) == 64
