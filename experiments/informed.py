@@ -220,7 +220,7 @@ def on_scan(model, file: Path, stiff_from: int) -> dict:
 def solved_blocks(contrast: float, count: int, device: str):
     """Test cells of the paper's design, drawn at random among all 8,192, solved here block by block.
 
-    Yields stiff and strain_xx, (b, N, N, N), and says before how many there are.
+    Returns how many there are, for the record, and an iterator over the blocks: stiff and strain_xx, (b, N, N, N).
     """
     design, together = paper_design(contrast), {"cpu": 8, "cuda": 256}[device]
     drawn, all_of_them = draw_test_cells(design, count)
