@@ -7,7 +7,9 @@
 Cells of 16^3 at contrast 50, 1,024 of them for 12 epochs: enough to see a direction and its spread over the seeds, too
 little to quote as the error of a network. All trainings of one seed begin with the same weights, where their layers are
 the same, and see the same batches. What the record or the folder holds with the same settings is not made again, a
-training that was cut off goes on from its checkpoint, and the last line says what is left.
+training that was cut off goes on from its checkpoint, and the last line says what is left. Trainings are in the
+precision that is fast on the machine, or in --precision ("32-true" or "bf16-mixed"); each run says which, and only runs
+in one precision are compared with each other.
 
 What counts as holding was fixed in ``book/claims.yml`` before these runs: of most statements, that one error is above
 another for every seed. So an effect is a ratio of two errors of one seed, and the record holds its mean over the seeds.
@@ -209,6 +211,11 @@ def numbers(run: dict) -> dict[str, float]:
     return found
 
 
+def of_run(run: dict) -> tuple[int, str]:
+    """What two runs must share to be compared: seed and precision."""
+    return run["seed"], run["precision"]
+
+
 def of_ratios(ratios: list[float]) -> Effect:
     """The mean over the seeds, and an interval that reaches ``SMALLEST`` beyond the lowest and the highest."""
     value, low, high = of_seeds(ratios)
@@ -217,7 +224,7 @@ def of_ratios(ratios: list[float]) -> Effect:
 
 def claims(runs: list[dict], settings: dict) -> list[dict]:
     """The measurements that the runs made so far give, of seeds that both sides of a comparison have."""
-    found = {(run["variant"], run["seed"]): numbers(run) for run in runs if run["variant"] != STEP}
+    found = {(run["variant"], of_run(run)): numbers(run) for run in runs if run["variant"] != STEP}
     seeds = {name: [seed for variant, seed in found if variant == name] for name, _ in found}
 
     def conditions(of):
@@ -252,11 +259,11 @@ def claims(runs: list[dict], settings: dict) -> list[dict]:
     return measured
 
 
-def trained(case: Case, seed: int, sets, options, folder: Path, slice_minutes: float | None) -> dict:
+def trained(case: Case, seed: int, precision: str, sets, options, folder: Path, slice_minutes: float | None) -> dict:
     """One training and what came out. Raises Unfinished when its time is up."""
     torch.manual_seed(seed)
     model = case.model()
-    recipe = {"batch_size": 16, "loss": "rmse", "augment": True, "precision": training.fast_precision("cpu")}
+    recipe = {"batch_size": 16, "loss": "rmse", "augment": True, "precision": precision}
     config = training.TrainingConfig(epochs=options.epochs, seed=seed, **{**recipe, **case.recipe})
     train_set, validation_set, (stiff, true) = sets
     learning_curve = runs.train(
@@ -276,7 +283,7 @@ def trained(case: Case, seed: int, sets, options, folder: Path, slice_minutes: f
     }
 
 
-def taught_a_step(seed: int, sets, options) -> dict:
+def taught_a_step(seed: int, precision: str, sets, options) -> dict:
     """A V-Net taught -Gamma * (m y), strain xx of it, from m y for the iterates y of Moulinec's scheme.
 
     The input has the six strains of either phase, of the start or one of the first four iterates, drawn for each cell.
@@ -302,10 +309,9 @@ def taught_a_step(seed: int, sets, options) -> dict:
     batches = len(fields) // 16
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs * batches)
-    precision = torch.bfloat16 if training.fast_precision("cpu") == "bf16-mixed" else torch.float32
     for _ in range(options.epochs):
         for chosen in torch.randperm(len(fields), generator=generator)[: 16 * batches].view(batches, 16):
-            with torch.autocast("cpu", precision, enabled=precision is torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
                 out = network(fields[chosen])
             loss = (out.float() - steps[chosen]).abs().mean()
             optimizer.zero_grad()
@@ -321,12 +327,12 @@ def taught_a_step(seed: int, sets, options) -> dict:
     return {"left_percent": round(100 * left / float(wanted.abs().sum()), 3)}
 
 
-def made_before(record: Path | None, settings: dict) -> dict[tuple[str, int], dict]:
-    """The runs that a record holds, by variant and seed, if they were made with the same settings."""
+def made_before(record: Path | None, settings: dict) -> list[dict]:
+    """The runs that a record holds, if they were made with the same settings."""
     held = json.loads(record.read_text(encoding="utf-8")) if record and record.exists() else {}
     if any(held.get("settings", {}).get(name) != value for name, value in settings.items()):
-        return {}
-    return {(run["variant"], run["seed"]): run for run in held["runs"]}
+        return []
+    return held["runs"]
 
 
 def main():
@@ -341,6 +347,7 @@ def main():
         epochs=12,
         seeds=3,
         max_minutes=0.0,
+        precision="",
         folder="runs/ablation",
     )
     torch.set_num_threads(1)
@@ -350,25 +357,26 @@ def main():
     strain = rlnlib.solve_strain(cells, options.contrast, rtol=1e-4).strain[:, 0].float()
     sets = list(zip(torch.from_numpy(cells).split(counts), strain.split(counts), strict=True))
     settings = {name: getattr(options, name) for name in ("train", "test", "size", "contrast", "epochs")}
-    entered, runs, left = time.monotonic(), [], []
-    recorded = made_before(options.out, settings)
+    entered, left = time.monotonic(), []
+    precision = options.precision or training.fast_precision("cpu")
+    runs = made_before(options.out, settings)
     for seed, name in itertools.product(range(options.seeds), [*CASES, STEP]):
-        folder = Path(options.folder) / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
-        if (name, seed) in recorded:
-            runs.append(recorded[name, seed])
+        of_case = [run for run in runs if (run["variant"], run["seed"]) == (name, seed)]
+        if any(run["precision"] == precision or not options.precision for run in of_case):
             continue
+        folder = Path(options.folder) / f"{name.replace(' ', '-').replace(',', '')}-{seed}-{precision}"
         file = folder / "result.json"
         minutes = options.max_minutes - (time.monotonic() - entered) / 60 if options.max_minutes else None
         if not file.exists() and name in wanted and (minutes is None or minutes > 0):
             try:
                 made = (
-                    taught_a_step(seed, sets, options)
+                    taught_a_step(seed, precision, sets, options)
                     if name == STEP
-                    else trained(CASES[name], seed, sets, options, folder, minutes)
+                    else trained(CASES[name], seed, precision, sets, options, folder, minutes)
                 )
-                content = {"settings": settings, "run": {"variant": name, "seed": seed, **made}}
-                write_atomically(file, json.dumps(content).encode())
-                print(content["run"], flush=True)
+                run = {"variant": name, "seed": seed, "precision": precision, **made}
+                write_atomically(file, json.dumps({"settings": settings, "run": run}).encode())
+                print(run, flush=True)
             except Unfinished as pause:
                 print(f"{name}, seed {seed}: {pause}", flush=True)
         if file.exists():
@@ -376,9 +384,12 @@ def main():
             if known["settings"] != settings:
                 raise OSError(f"{folder} was made with {known['settings']}: choose another --folder.")
             runs.append(known["run"])
-        else:
+        elif not of_case:
             left.append(f"{name}, seed {seed}")
-    found = {"precision": training.fast_precision("cpu"), "left": left, "runs": runs, "claims": claims(runs, settings)}
+    places = [*CASES, STEP]
+    runs.sort(key=lambda run: (run["seed"], places.index(run["variant"]), run["precision"]))
+    del options.precision  # each run says it
+    found = {"left": left, "runs": runs, "claims": claims(runs, settings)}
     provenance.write_record("What do the parts of the recipe change?", options, found)
     print(f"Left: {'; '.join(left)}. Run the same command again to go on." if left else "Complete.")
 

@@ -106,10 +106,10 @@ def test_what_a_statement_of_the_equations_measures_is_what_its_record_holds(cas
         assert item["value"] == pytest.approx(recorded[item["claim"]], rel=0.01, abs=1e-10)
 
 
-def run(variant, seed, error, peaks=10.0, unsteady=1.0):
+def run(variant, seed, error, peaks=10.0, unsteady=1.0, precision="32-true"):
     validation = [5.0, 4.0, 3.0, error]
     numbers = {"test_mase": error, "training_mase": error, "test_peaks": peaks, "unsteadiness": unsteady}
-    return {"variant": variant, "seed": seed, **numbers, "validation_mase": validation}
+    return {"variant": variant, "seed": seed, "precision": precision, **numbers, "validation_mase": validation}
 
 
 def test_an_effect_of_trainings_is_a_ratio_seed_by_seed():
@@ -127,6 +127,17 @@ def test_an_effect_of_trainings_is_a_ratio_seed_by_seed():
         claims.checked(item)
 
 
+def test_trainings_in_different_precisions_are_not_compared():
+    settings = {"train": 64, "test": 16, "size": 16, "contrast": 50.0, "epochs": 4}
+    runs = [run("baseline", seed, 2.0, precision="bf16-mixed") for seed in range(3)]
+    runs += [run("ReLU", seed, 2.2) for seed in range(3)]
+    assert "prelu-helps" not in {item["claim"] for item in ablation.claims(runs, settings)}
+    runs += [run("baseline", seed, 1.1) for seed in range(2)]
+    found = {item["claim"]: item for item in ablation.claims(runs, settings)}
+    assert found["prelu-helps"]["value"] == pytest.approx(2.0)
+    assert found["prelu-helps"]["conditions"]["seeds"] == 2
+
+
 def test_the_claims_of_the_recorded_trainings_are_those_that_the_program_derives():
     """After a change of the rule, ``experiments/ablation.py --max-minutes 0.001 --out ...`` derives them again."""
     record = json.loads((ROOT / "data" / "results" / "ablation.json").read_text(encoding="utf-8"))
@@ -135,10 +146,10 @@ def test_the_claims_of_the_recorded_trainings_are_those_that_the_program_derives
 
 def test_runs_of_a_record_are_not_made_again_with_the_same_settings(tmp_path):
     settings, path = {"train": 64, "size": 16}, tmp_path / "ablation.json"
-    assert ablation.made_before(None, settings) == ablation.made_before(path, settings) == {}
+    assert ablation.made_before(None, settings) == ablation.made_before(path, settings) == []
     path.write_text(json.dumps({"settings": {**settings, "seeds": 3}, "runs": [run("ReLU", 1, 2.0)]}), encoding="utf-8")
-    assert list(ablation.made_before(path, settings)) == [("ReLU", 1)]
-    assert ablation.made_before(path, {**settings, "train": 128}) == {}
+    assert ablation.made_before(path, settings) == [run("ReLU", 1, 2.0)]
+    assert ablation.made_before(path, {**settings, "train": 128}) == []
 
 
 def test_every_variant_of_the_ablation_is_a_network_of_its_own():
