@@ -7,10 +7,8 @@ gradient does so again: fifty kernels, after which each convolution rearranges i
 from __future__ import annotations
 
 import functools
-import types
 
 import torch
-import torch.nn.functional as F
 
 from rlnlib import networks
 
@@ -48,13 +46,12 @@ def _index(shape: tuple[int, ...], widths: tuple[tuple[int, int], ...], device) 
     return ((x * shape[1] + y) * shape[2] + z).flatten().to(device)
 
 
-def pad(field: torch.Tensor, widths, mode: str) -> torch.Tensor:
-    """``torch.nn.functional.pad`` for periodic fields."""
-    assert mode == "circular"
+def pad_periodic(field: torch.Tensor, widths) -> torch.Tensor:
+    """What takes the place of :func:`rlnlib.networks.pad_periodic`: the same by one gather."""
     pairs = tuple(zip(widths[::2], widths[1::2], strict=True))[::-1]  # F.pad begins with the last axis
     return _Gathered.apply(field, pairs)
 
 
 def use() -> None:
     """Let the networks of this process pad by it."""
-    networks.F = types.SimpleNamespace(pad=pad, prelu=F.prelu)  # type: ignore[assignment]
+    networks.pad_periodic = pad_periodic

@@ -37,8 +37,8 @@ import tifffile
 import torch
 
 import rlnlib
-from measured import draw_test_cells
-from rlnlib import dataset, informed, solvers, weight_files
+from measured import axial_cells, draw_test_cells
+from rlnlib import dataset, solvers, weight_files
 from rlnlib._files import write_atomically
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.dataset import making
@@ -66,13 +66,6 @@ def compare(model, stiff, load=LOADS["11"], **material) -> dict[str, torch.Tenso
     load = torch.tensor(load, dtype=torch.float64)
     truth = rlnlib.solve_strain(stiff, macroscopic_strain=load, rtol=1e-6, **material)
     return errors(rlnlib.predict(model, stiff, macroscopic_strain=load, **material), truth, load)
-
-
-def axial_cells(stiff, contrast: float, dtype=torch.float64) -> informed.Cells:
-    """Cells of two phases under a load along axis 0, with the Poisson ratio of the reference medium."""
-    young = torch.where(stiff.bool(), contrast, 1.0).double()
-    load = torch.tensor(LOADS["11"]).to(young).expand(len(young), 6)
-    return informed.Cells(young, torch.full_like(young, informed.REFERENCE_POISSON), load, dtype)
 
 
 def errors(found: rlnlib.Solution, truth: rlnlib.Solution, load: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -136,7 +129,7 @@ def by_application(model, stiff, contrast: float, iterations: int) -> dict:
     gradients does; one of the guaranteed variant takes two of K.
     """
     truth = rlnlib.solve_strain(stiff, contrast, rtol=1e-6)
-    cells, single = axial_cells(stiff, contrast), axial_cells(stiff, contrast, torch.float32)
+    cells, single = axial_cells(stiff, contrast, torch.float64), axial_cells(stiff, contrast)
     start = torch.zeros_like(cells.problem.rhs)
     passes = [u.double() for u in model(single, return_iterates=True)]
     ways = {
@@ -175,7 +168,7 @@ def seconds(model, size: int, contrast: float = 50.0, cells: int = 4) -> dict[st
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        made = axial_cells(torch.from_numpy(rlnlib.generate_cells(cells, size, seed=4)), contrast, torch.float32)
+        made = axial_cells(torch.from_numpy(rlnlib.generate_cells(cells, size, seed=4)), contrast)
         with torch.no_grad():
             model(made)
             started = time.process_time()
@@ -250,7 +243,7 @@ def guaranteed_on_test_set(model, contrast: float, count: int, device="cpu", pas
     found: dict[int, list] = {number: [] for number in passes}
     model = copy.deepcopy(model).to(device)
     for stiff, true in blocks:
-        cells = axial_cells(stiff.to(device), contrast)
+        cells = axial_cells(stiff.to(device), contrast, torch.float64)
         iterates = model.guaranteed(cells, max(passes))
         for number, errors_of in found.items():
             errors_of.append(rlnlib.mase(cells.strain(iterates[number - 1])[:, 0].cpu(), true.double()))
@@ -268,8 +261,8 @@ def by_application_on_test_set(model, contrast: float, count: int, together: int
     design, found = paper_design(contrast), []
     drawn, _ = draw_test_cells(design, count)
     for begin in range(0, len(drawn), together):
-        stiff = making.solve(design, drawn[begin : begin + together], torch.device("cpu"))["stiff"]
-        found.append(by_application(model, torch.from_numpy(stiff).bool(), contrast, 12))
+        stiff = torch.from_numpy(making.generate(design, drawn[begin : begin + together]))
+        found.append(by_application(model, stiff, contrast, 12))
     rows = {way: torch.tensor([part[way]["mase"] for part in found]) for way in found[0]}
     means = {way: {"mase": [significant(float(x)) for x in of.mean(0)]} for way, of in rows.items()}
     errors = {way: [significant(float(x)) for x in of.std(0) / math.sqrt(len(of))] for way, of in rows.items()}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+import torch
 import yaml
 
-from rlnlib import dataset, provenance, weight_files
+from rlnlib import dataset, informed, provenance, weight_files
 
 #: A measured effect: its value, its lowest and its highest.
 Effect = tuple[float, float, float]
@@ -27,6 +28,16 @@ def draw_test_cells(design: dataset.Parameters, count: int, seed: int = 0) -> tu
     """Records of so many test cells of a design, drawn at random, and the number of all of them."""
     test = np.flatnonzero(dataset.draw_split(design.n, design.seed) == dataset.SPLITS.index("test"))
     return np.random.default_rng(seed).permutation(test)[:count], len(test)
+
+
+def axial_cells(stiff: torch.Tensor, contrast: float, dtype=torch.float32) -> informed.Cells:
+    """Cells of two phases under a load along axis 0, with the Poisson ratio of the reference medium.
+
+    Shape: (B, N, N, N), 1 where stiff -> B cells, on the device of ``stiff``.
+    """
+    young = torch.where(stiff.bool(), contrast, 1.0).double()
+    axial = young.new_tensor([1, 0, 0, 0, 0, 0]).expand(len(young), 6)
+    return informed.Cells(young, torch.full_like(young, informed.REFERENCE_POISSON), axial, dtype)
 
 
 def published(name: str) -> float:

@@ -19,7 +19,6 @@ was cut a little short. Their recipes say so by ``max_minutes``.
 from __future__ import annotations
 
 import argparse
-import functools
 import math
 import multiprocessing
 import time
@@ -31,43 +30,28 @@ import torch
 import gathered
 from recorded import Recorded
 from rlnlib import dataset, reproduce, runs, training
-from rlnlib.fast.processes import mean_over_processes
-from rlnlib.rln import phase_indicators
 
 #: Of the time of a network: the share of the small cells, up to this size, and seconds for scoring.
 SMALL_SHARE, SMALL, SCORING = 0.42, 16, 42.0
 
 
-def gradients(model, fabric, config, indicators: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The loss of a batch, as in :func:`rlnlib.training.step`; its gradients are left in the model.
-
-    Shape: (B, 2, N, N, N), (B, 1, N, N, N) -> ().
-    """
-    iterates = model(indicators, return_iterates=True)
-    errors = mean_over_processes(fabric, training.pass_errors(iterates, target, config.loss))
-    loss = training.training_loss(errors, target.mean(), config.loss, config.pass_weights)
-    fabric.backward(loss)
-    return loss.detach()
-
-
-def recorded_step():
-    """What takes the place of :func:`rlnlib.training.step`: the same, recorded for each shape of a batch."""
+def recorded_gradient(plain=training.gradient):
+    """What takes the place of :func:`rlnlib.training.gradient`: the same, recorded for each shape of a batch."""
     recorded: dict = {}
 
-    def step(model, optimizer, fabric, cells, strain, config):
-        inputs = phase_indicators(cells), strain[:, None]
-        key = (id(model), cells.shape)
+    def gradient(model, fabric, indicators, target, config):
+        key = (id(model), indicators.shape)
         if key not in recorded:
-            weights = config.pass_weights and torch.tensor(config.pass_weights, device=cells.device)
+            weights = config.pass_weights and torch.tensor(config.pass_weights, device=target.device)
             on_device = argparse.Namespace(loss=config.loss, pass_weights=weights)
-            work = functools.partial(gradients, model, fabric, on_device)
-            recorded[key] = Recorded(work, inputs, model.parameters())
-        loss = recorded[key](*inputs)
-        fabric.clip_gradients(model, optimizer, max_norm=2.0 * model.passes, error_if_nonfinite=False)
-        optimizer.step()
-        return loss
 
-    return step
+            def work(indicators, target):
+                return plain(model, fabric, indicators, target, on_device)
+
+            recorded[key] = Recorded(work, (indicators, target), model.parameters())
+        return recorded[key](indicators, target)
+
+    return gradient
 
 
 def make_data(profile: reproduce.Profile, out: Path, contrast: float, device: str) -> None:
@@ -102,7 +86,7 @@ def train(profile: reproduce.Profile, out: Path, kind: str, contrast: float, dev
     torch.set_num_threads(2)
     torch.backends.cudnn.benchmark = True
     gathered.use()
-    training.step, dataset.make_dataset = recorded_step(), wait_for  # type: ignore[assignment]
+    training.gradient, dataset.make_dataset = recorded_gradient(), wait_for  # type: ignore[assignment]
     if deadline < math.inf:
         runs.train = ended_by(deadline)
     try:

@@ -37,6 +37,7 @@ import torch
 import gathered
 import rlnlib
 import ship
+from measured import axial_cells
 from recorded import Recorded
 from rlnlib import informed, provenance, runs, training, weight_files
 from rlnlib._files import write_atomically
@@ -325,9 +326,7 @@ def validation_set(size: int, device="cpu") -> list[tuple]:
 
 def validation_error(model, contrast: float, stiff: torch.Tensor, truth: torch.Tensor) -> float:
     """Mean MASE of strain_xx under an axial load, in float32."""
-    young = 1 + (contrast - 1) * stiff.double().to(next(model.parameters()).device)
-    poisson = torch.full_like(young, informed.REFERENCE_POISSON)
-    cells = informed.Cells(young, poisson, AXIAL.to(young).expand(len(stiff), 6))
+    cells = axial_cells(stiff.to(next(model.parameters()).device), contrast)
     with torch.no_grad():
         strain = cells.strain(model.eval()(cells))
     model.train()

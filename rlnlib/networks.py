@@ -14,6 +14,14 @@ from torch import nn
 from rlnlib import fast
 
 
+def pad_periodic(field: torch.Tensor, widths) -> torch.Tensor:
+    """Continue a periodic field by so many voxels below and above, the last axis first.
+
+    Shape: (B, C, N1, N2, N3) -> the same, larger by the widths of each axis.
+    """
+    return F.pad(field, tuple(widths), mode="circular")
+
+
 class PeriodicConv3d(nn.Conv3d):
     """3 x 3 x 3 convolution of a periodic field; translates exactly with its input.
 
@@ -26,7 +34,7 @@ class PeriodicConv3d(nn.Conv3d):
     def forward(self, field: torch.Tensor) -> torch.Tensor:
         if fast.use(field.device):
             return fast.convolutions.convolve_periodic(self, field)
-        return super().forward(F.pad(field, (1,) * 6, mode="circular"))
+        return super().forward(pad_periodic(field, (1,) * 6))
 
 
 class PReLU(nn.PReLU):
@@ -142,7 +150,7 @@ def around_odd_axes(field: torch.Tensor, below: int) -> tuple[torch.Tensor, tupl
         )
     widths = [width * o for o in reversed(odd) for width in (below, below + 1)]  # F.pad begins with the last axis
     inner = tuple(slice(below * o, below * o + n) for o, n in zip(odd, shape, strict=True))
-    return F.pad(field, widths, mode="circular") if any(odd) else field, (..., *inner)
+    return pad_periodic(field, widths) if any(odd) else field, (..., *inner)
 
 
 class ThreeLayerNet(nn.Module):

@@ -162,10 +162,14 @@ class _Cells:
         return self.fields
 
 
+def suffix(profile: Profile, stage: Stage) -> str:
+    """What ends the names of a stage's files: its size, and nothing for the last stage."""
+    return "" if stage is profile.stages[-1] else f"-{stage.data['size']}"
+
+
 def data_file(profile: Profile, stage: Stage, out: Path, contrast: float) -> Path:
-    """The file of a stage's cells; the last stage's has no size in its name."""
-    suffix = "" if stage is profile.stages[-1] else f"-{stage.data['size']}"
-    return out / f"contrast-{contrast:g}{suffix}.h5"
+    """The file of a stage's cells."""
+    return out / f"contrast-{contrast:g}{suffix(profile, stage)}.h5"
 
 
 def network(
@@ -191,7 +195,6 @@ def network(
     learning_curve: list[dict] = []
     stages: list[tuple] = []
     for stage in profile.stages:
-        suffix = "" if stage is profile.stages[-1] else f"-{stage.data['size']}"
         # The solver spreads over the cores of one process; it takes minutes where training takes hours.
         data = dataset.make_dataset(
             data_file(profile, stage, out, contrast),
@@ -219,7 +222,7 @@ def network(
                 train_set,
                 held_out,
                 config,
-                out / f"{name}{suffix}",
+                out / f"{name}{suffix(profile, stage)}",
                 device,
                 progress,
                 slice_minutes=max(0.0, (deadline - time.monotonic()) / 60),

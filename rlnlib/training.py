@@ -104,6 +104,26 @@ def training_loss(errors: torch.Tensor, mean_strain, kind: str, weights=None) ->
     return 100 * (weights * (errors.sqrt() if kind == "rmse" else errors)).mean() / mean_strain
 
 
+def gradient(model, fabric, indicators: torch.Tensor, target: torch.Tensor, config) -> torch.Tensor:
+    """Add the gradient of the calibration loss of a batch to the gradients of the model's weights.
+
+    Args:
+        model: a recurrent localization network, as ``fabric.setup`` returned it.
+        indicators: (B, 2, N, N, N), of the phases.
+        target: (B, 1, N, N, N), strain_xx / macroscopic strain.
+        config: a :class:`TrainingConfig`, of which ``loss`` and ``pass_weights`` are read.
+
+    Returns:
+        The loss, ().
+    """
+    iterates = model(indicators, return_iterates=True)  # eq. 22: N fields (B, 1, N, N, N)
+    # Over the batches of all processes, since the root of a mean is not the mean of roots.
+    errors = mean_over_processes(fabric, pass_errors(iterates, target, config.loss))  # L_i, (N,)
+    loss = training_loss(errors, mean_over_processes(fabric, target.mean()), config.loss, config.pass_weights)
+    fabric.backward(loss)
+    return loss.detach()
+
+
 def step(model, optimizer, fabric, cells: torch.Tensor, strain: torch.Tensor, config: TrainingConfig) -> torch.Tensor:
     """Take one step of Adam down the gradient of the loss (section 3.2) on a batch of cells.
 
@@ -115,16 +135,11 @@ def step(model, optimizer, fabric, cells: torch.Tensor, strain: torch.Tensor, co
     Returns:
         The loss, ().
     """
-    target = strain[:, None]  # (B, 1, N, N, N)
-    iterates = model(phase_indicators(cells), return_iterates=True)  # eq. 22: N fields (B, 1, N, N, N)
-    # Over the batches of all processes, since the root of a mean is not the mean of roots.
-    errors = mean_over_processes(fabric, pass_errors(iterates, target, config.loss))  # L_i, (N,)
-    loss = training_loss(errors, mean_over_processes(fabric, target.mean()), config.loss, config.pass_weights)
     optimizer.zero_grad()
-    fabric.backward(loss)
-    fabric.clip_gradients(model, optimizer, max_norm=2.0 * len(errors), error_if_nonfinite=False)
+    loss = gradient(model, fabric, phase_indicators(cells), strain[:, None], config)
+    fabric.clip_gradients(model, optimizer, max_norm=2.0 * model.passes, error_if_nonfinite=False)
     optimizer.step()
-    return loss.detach()
+    return loss
 
 
 #: Of a run: epochs done, batches of the present one, the loss and the cells summed over them, time, the best epoch.

@@ -152,17 +152,22 @@ def draw_split(n: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, 1]).permutation(kind)
 
 
-def solve(parameters: Parameters, records, device: torch.device) -> dict[str, np.ndarray]:
-    """Generate and solve the cells of some records: all fields but those of :func:`design_tables`."""
+def generate(parameters: Parameters, records) -> np.ndarray:
+    """The cells of some records. Shape: -> (len(records), N, N, N), True where stiff."""
     sizes, fractions = _design(parameters)
 
-    def generate(index):
+    def cell(index):
         return microstructure.generate_cell(
             index, sizes, fractions, parameters.size, parameters.repeats, parameters.seed
         )
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        stiff = np.stack(list(pool.map(generate, map(int, records))))
+        return np.stack(list(pool.map(cell, map(int, records))))
+
+
+def solve(parameters: Parameters, records, device: torch.device) -> dict[str, np.ndarray]:
+    """Generate and solve the cells of some records: all fields but those of :func:`design_tables`."""
+    stiff = generate(parameters, records)
     solution = voxel_fe.solve_strain(
         stiff,
         parameters.contrast,

@@ -5,7 +5,6 @@ import time
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 import gathered
 import recorded
@@ -23,8 +22,9 @@ PROFILE = Profile(
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    """The steps recorded, the data waited for; all is put back at the end."""
-    for module, name in ((training, "step"), (dataset, "make_dataset"), (networks, "F"), (runs, "train")):
+    """The gradients recorded, the data waited for; all is put back at the end."""
+    replaced = ((training, "gradient"), (dataset, "make_dataset"), (networks, "pad_periodic"), (runs, "train"))
+    for module, name in replaced:
         monkeypatch.setattr(module, name, getattr(module, name))
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # another number of threads adds up otherwise
     benchmark = torch.backends.cudnn.benchmark
@@ -59,7 +59,7 @@ def test_a_stage_is_ended_by_its_share_of_the_time(tmp_path, as_on_a_gpu, monkey
 def test_padding_by_one_gather_is_circular_padding_with_its_gradient(shape, widths):
     g = torch.Generator().manual_seed(0)
     field = torch.randn(2, 3, *shape, generator=g, dtype=torch.float64, requires_grad=True)
-    ours, plain = gathered.pad(field, widths, mode="circular"), F.pad(field, widths, mode="circular")
+    ours, plain = gathered.pad_periodic(field, widths), networks.pad_periodic(field, widths)
     assert torch.equal(ours, plain)
     above = torch.randn(plain.shape, generator=g, dtype=torch.float64)
     (one,), (other,) = (torch.autograd.grad(padded, field, above) for padded in (ours, plain))
