@@ -163,6 +163,7 @@ def test_a_wrong_line_on_a_page_is_found(name, right, wrong, tmp_path):
     [
         ("recurrent_localization_network", solvers.recurrence),
         ("training", training.training_loss),
+        ("training", training.gradient),
         ("training", training.step),
     ],
 )
