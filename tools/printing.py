@@ -75,6 +75,8 @@ def join_pages(html: Path) -> str:
                 element["id"] = name_anchor(entry, element["id"])
             if element.get("href"):
                 element["href"] = redirect(entry, element["href"])
+            if source := element.get("src", ""):
+                element["src"] = absolute(html, entry, source)
         for folded in article.find_all("details"):  # solutions are printed, folded plotting code is not
             if "content" in folded.summary.get_text():
                 folded["open"] = ""
@@ -85,7 +87,7 @@ def join_pages(html: Path) -> str:
     for element in head.find_all(True):
         for key in ("href", "src"):
             if element.get(key, "").startswith("../_static"):
-                element[key] = element[key].replace("..", html.as_uri(), 1)
+                element[key] = absolute(html, contents()[0], element[key])
     lines = "".join(f'<li><a href="#{anchor}">{title}</a></li>' for anchor, title in listed)
     title = head.title.get_text()
     return (
@@ -93,6 +95,17 @@ def join_pages(html: Path) -> str:
         f"<style>{STYLE}</style></head><body><h1>{title.split(' — ')[-1]}</h1><ul class='contents'>{lines}</ul>"
         f"{''.join(articles)}</body></html>"
     )
+
+
+def absolute(html: Path, entry: str, source: str) -> str:
+    """The address of a file that a page names by its place beside the page; others are returned as they are."""
+    file, *version = source.split("?")
+    if re.match(r"[a-z]+:", source):
+        return source
+    path = (html / entry).parent.joinpath(file).resolve()
+    if not path.exists():
+        raise Failure(f"{entry} shows {source}, and there is no {path}.")
+    return "?".join([path.as_uri(), *version])
 
 
 def name_anchor(entry: str, anchor: str = "") -> str:

@@ -219,7 +219,7 @@ def stamp(partial: Path, source: Path, values: dict, profile: str, seconds: floa
     line = (
         f"Executed on {made['date']} at the `{profile}` profile in {made['seconds']} s, from commit {made['commit']}, "
     )
-    line += f"{made['cells']} cells. Parameters: {shown}."
+    line += f"{made['cells']} notebook cells. Parameters: {shown}."
     notebook.cells.insert(1, nbformat.v4.new_markdown_cell(f":::{{admonition}} Provenance\n:class: note\n{line}\n:::"))
     nbformat.write(notebook, partial)
 

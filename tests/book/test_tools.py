@@ -55,13 +55,14 @@ def test_without_chromium_printing_ends_with_a_sentence_before_any_work(tmp_path
         printing.print_book(tmp_path)
 
 
-def test_links_of_the_joined_pages_lead_to_places_in_it(tmp_path, monkeypatch):
+def test_links_and_pictures_of_the_joined_pages_lead_to_places_that_there_are(tmp_path, monkeypatch):
     """Also where two pages have a section of the same name; solutions are printed, folded plotting code is not."""
     monkeypatch.setattr(printing, "contents", lambda: ["book/a", "notebooks/b"])
     head = '<head><title>a — The book</title><link href="../_static/x.css"></head>'
     fold = "<details><summary>Show code cell {}</summary><p>{}</p></details>"
     pages = {
-        "book/a": '<h1>A</h1><p id="x"><a href="../notebooks/b.html#x">1</a> <a href="https://example.org/#x">2</a></p>',
+        "book/a": '<h1>A</h1><img src="../_static/x.png"><img src="data:,">'
+        '<p id="x"><a href="../notebooks/b.html#x">1</a> <a href="https://example.org/#x">2</a></p>',
         "notebooks/b": f'<h1>B</h1><p id="x"><a href="#x">3</a></p>{fold.format("content", "S")}'
         f"{fold.format('source', 'P')}",
     }
@@ -69,6 +70,11 @@ def test_links_of_the_joined_pages_lead_to_places_in_it(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         text = f"<html>{head}<body><article>{body}</article></body></html>"
         (tmp_path / f"{name}.html").write_text(text, encoding="utf-8")
+    with pytest.raises(project.Failure, match=r"book/a shows \.\./_static/x\.png"):
+        printing.join_pages(tmp_path)
+    (tmp_path / "_static").mkdir()
+    for name in ("x.css", "x.png"):
+        (tmp_path / "_static" / name).touch()
     joined = printing.join_pages(tmp_path)
     anchors = set(re.findall(r' id="([^"]+)"', joined))
     assert {"book-a", "notebooks-b", "book-a--x", "notebooks-b--x"} <= anchors
@@ -76,6 +82,7 @@ def test_links_of_the_joined_pages_lead_to_places_in_it(tmp_path, monkeypatch):
     assert len(within) == 4 and set(within) <= anchors and 'href="https://example.org/#x"' in joined
     assert "<p>S</p>" in joined and "<p>P</p>" not in joined
     assert f'href="{tmp_path.as_uri()}/_static/x.css"' in joined
+    assert f'<img src="{tmp_path.as_uri()}/_static/x.png"' in joined and '<img src="data:,"' in joined
 
 
 def test_the_first_cell_is_six_lines_at_most():
