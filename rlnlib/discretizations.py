@@ -137,7 +137,7 @@ class Element(Discretization):
         gradient = self.element_gradient(self.spacing).flatten(2)  # (G, 6, 24)
         self.integration_points = len(gradient)
         mean = gradient.mean(0)
-        self._gradient, self._mean = like_fields(gradient.flatten(0, 1)), like_fields(mean)  # (6 G, 24), (6, 24)
+        self._gradient, self._mean = LikeFields(gradient.flatten(0, 1)), LikeFields(mean)  # (6 G, 24), (6, 24)
         centre = Rotated.element_gradient(self.spacing)[0].flatten(1)  # where a trilinear gradient has its mean
         self._has_trilinear_mean = bool((mean - centre).abs().max() < 1e-12 * centre.abs().max())
 
@@ -204,7 +204,7 @@ class Element(Discretization):
     def stiffness_operator(self, basis):
         """By elements: corner values times the matrix of the element, added up at the nodes."""
         matrices = [self.element_stiffness(elasticity.stiffness_from_lame(*lame), self.spacing) for lame in basis]
-        as_field = [like_fields(matrix) for matrix in matrices]
+        as_field = [LikeFields(matrix) for matrix in matrices]
         modes = functools.cache(lambda: fast.elements.corner_modes(matrices))
 
         def apply(displacement, moduli):
@@ -268,10 +268,17 @@ def strain_of(derivative: torch.Tensor) -> torch.Tensor:
     return b
 
 
-def like_fields(matrix: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Give a matrix in the precision and on the device of a field; converted once, so that a GPU need not wait."""
-    converted = functools.cache(matrix.to)
-    return lambda field: converted(field.device, field.dtype)
+class LikeFields:
+    """A matrix in the precision and on the device of a field; converted once, so that a GPU need not wait."""
+
+    def __init__(self, matrix: torch.Tensor):
+        self.matrix, self.converted = matrix, dict[tuple[torch.device, torch.dtype], torch.Tensor]()
+
+    def __call__(self, field: torch.Tensor) -> torch.Tensor:
+        key = field.device, field.dtype
+        if key not in self.converted:
+            self.converted[key] = self.matrix.to(*key)
+        return self.converted[key]
 
 
 def from_corners(matrix: torch.Tensor, nodal: torch.Tensor) -> torch.Tensor:

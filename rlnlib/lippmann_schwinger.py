@@ -1,8 +1,8 @@
 r"""y = y_R - G * B(y): governing equations in Lippmann-Schwinger form (section 2.2).
 
 A governing equation H(y) = 0 is split into L_a, linear and the same everywhere, and the rest B. The Green's function G
-of L_a turns it into y = Phi(y). What solves that solves H(y) = 0. The other way round, too, for a field that is y_R plus
-an answer of G: in elasticity a strain that belongs to a displacement and has the prescribed mean.
+of L_a turns it into y = Phi(y). What solves that solves H(y) = 0. The other way round, too, for a field that is y_R
+plus an answer of G: in elasticity a strain that belongs to a displacement and has the prescribed mean.
 
 Here it is that of elasticity, y being the strain; :mod:`rlnlib.other_physics` has two more. L_a and B carry the sign of
 B^T = -div, the adjoint of the gradient; it cancels in Phi.

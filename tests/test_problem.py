@@ -1,6 +1,7 @@
 """What users give of a cell: units, loads, edges of a voxel; and that the process stays as it was."""
 
 import math
+import pickle
 import subprocess
 import sys
 import warnings
@@ -18,6 +19,15 @@ from rlnlib.voxel_fe import VoxelProblem
 
 NAN = math.nan
 LOAD = [1.0, -0.5, 0.3, 0.4, -0.2, 0.7]
+
+
+@pytest.mark.parametrize("name", DISCRETIZATIONS)
+def test_a_discretization_can_be_sent_to_another_process(name):
+    grid = discretizations.make(name, (4, 5, 3))
+    displacement = torch.randn(1, 3, 4, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = grid.gradient(displacement)
+    assert torch.equal(pickle.loads(pickle.dumps(grid)).gradient(displacement), expected)
+
 
 FANS = ["two_phases", "hex8", "shear_load", "three_phases", "spacing", "uniaxial_stress"]
 
