@@ -6,8 +6,10 @@ Scores each network on the test part of the paper profile's data (8,192 cells of
 each cell subtracted. On the first --few cells also with that of the batch of 32, as the released code does, and the
 RLN-t for more passes than it was trained for. The cells come in an order drawn from --seed, and every network has the
 same ones, so that those scored so far are a random part of the whole. --folder keeps block by block what is scored, and
-the same command goes on; after --max-minutes the record says how many of the cells it speaks of.
-Convolutions are in bfloat16 where that is fast; the record says what that changes on the first block.
+the same command goes on; after --max-minutes the record says how many of the cells it speaks of. As long as cells are
+left it also holds the blocks, so that the command goes on from the record alone, on any machine.
+Convolutions are in --precision, by default in bfloat16 where that is fast; the record says what that changes on the
+first block.
 """
 
 import hashlib
@@ -92,6 +94,16 @@ def summarized(blocks: list[dict], kind: str, trained: int) -> dict:
     return found
 
 
+def blocks_of(record: Path | None, contrast: float, precision: str, options) -> list[dict]:
+    """The blocks of an unfinished record that was made in the same way; none of another one."""
+    held = json.loads(record.read_text(encoding="utf-8")) if record and record.exists() else {}
+    held = held.get(f"{contrast:g}", {})
+    same = held.get("precision") == precision and all(
+        held["settings"].get(name) == getattr(options, name) for name in ("cells", "passes", "few", "seed")
+    )
+    return held.get("blocks", []) if same else []
+
+
 def main():
     options = provenance.parse(
         __doc__,
@@ -102,19 +114,22 @@ def main():
         few=64,
         seed=0,
         threads=0,
+        precision="",
         max_minutes=math.inf,
     )
     torch.set_num_threads(options.threads or torch.get_num_threads())
     released = Path(os.environ["RLN_REFERENCE_DATA"]) / "published"
     deadline, folder = time.monotonic() + 60 * options.max_minutes, Path(options.folder)
-    precision = training.fast_precision(options.device)
-    for name in ("max_minutes", "threads"):
+    precision = options.precision or training.fast_precision(options.device)
+    for name in ("max_minutes", "threads", "precision"):
         delattr(options, name)  # they say nothing of the result
     designs = [dataset.Parameters(**dataset.PROFILES["paper"], contrast=contrast) for contrast in options.contrasts]
     order, all_of_them = draw_test_cells(designs[0], options.cells, options.seed)
-    blocks: dict[float, list[dict]] = {contrast: [] for contrast in options.contrasts}
+    blocks = {contrast: blocks_of(options.out, contrast, precision, options) for contrast in options.contrasts}
     for begin in range(0, len(order), BATCH):
         for design in designs:
+            if begin // BATCH < len(blocks[design.contrast]):
+                continue
             path = folder / f"{design.contrast:g}-{begin}.json"
             if not path.exists() and time.monotonic() < deadline:
                 found = score_block(design, order, begin, options, precision)
@@ -138,6 +153,8 @@ def main():
             "batch_size": {"cell_mean": 1, "batch_mean": BATCH},
             "networks": networks,
         }
+        if cells < len(order):
+            result["blocks"] = blocks[contrast]
         question = "How far from our truth are the networks released with the paper?"
         provenance.write_record(question, options, result, key=f"{contrast:g}")
 

@@ -1,5 +1,6 @@
 """The scoring of the released networks: in pieces, on one random part of the cells, and what reduced precision does."""
 
+import argparse
 import json
 import sys
 
@@ -53,8 +54,22 @@ def test_the_networks_are_scored_on_the_same_cells_in_slices(tmp_path, reference
 
     assert not call("--max-minutes", "0")["10"]["networks"]
     record = call()
+    assert "blocks" not in record["10"]  # all cells are scored
     for contrast in ("10", "50"):
         assert record[contrast]["data"]["cells"] == 2 and record[contrast]["data"]["of"] == 8192
         fln, tied = (record[contrast]["networks"][kind]["cell_mean"]["mean"] for kind in ("fln", "rln-t"))
         assert 0 < tied < fln
     assert record["10"]["networks"]["fln"]["cell_mean"]["mean"] < record["50"]["networks"]["fln"]["cell_mean"]["mean"]
+
+
+def test_the_scoring_goes_on_from_the_record_alone(tmp_path):
+    path, settings = tmp_path / "record.json", {"cells": 64, "passes": 10, "few": 4, "seed": 0}
+    record = {"10": {"settings": settings, "precision": "32-true", "blocks": blocks()}}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    options = argparse.Namespace(**settings)
+    assert published.blocks_of(path, 10.0, "32-true", options) == blocks()
+    assert published.blocks_of(path, 50.0, "32-true", options) == []
+    assert published.blocks_of(path, 10.0, "bf16-mixed", options) == []
+    options.seed = 1
+    assert published.blocks_of(path, 10.0, "32-true", options) == []
+    assert published.blocks_of(None, 10.0, "32-true", options) == []
