@@ -22,6 +22,7 @@ body { background: white; font-size: 10.5pt; padding: 0 }
 article { break-before: page; max-width: none; overflow: visible }
 h1 { font-size: 22pt } h2 { font-size: 15pt } h3 { font-size: 12pt }
 pre, code { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 8.5pt }
+.output, .rln-figure, .pst-scrollable-table-container { overflow: visible !important }
 figure, img, table, mjx-container[display=true] { break-inside: avoid }
 table { font-size: 9pt; width: auto; max-width: 100% }
 h1, h2, h3 { break-after: avoid }
