@@ -211,7 +211,7 @@ def times() -> dict:
                 test_set,
                 machine="two CPU cores",
                 size=31,
-                note="8,192 times the time of the RLN shipped for 31³, bfloat16, four cells in a call",
+                note="8,192 times the time of rln-further at 31³, bfloat16, four cells in a call",
             ),
         ],
     }

@@ -133,6 +133,7 @@ class Entry:
     is a statement, ``published`` as true, which a measured effect decides that is at ``least`` or at ``most`` so
     large, or a measurement that says whether it holds. ``needs`` are the least conditions under which the paper
     speaks, ``hardware`` the machine. ``construction``: our code cannot come out otherwise unless it is broken.
+    ``same_as``: the claim whose measurement decides this one, too, where two ask one effect by bounds of their own.
     ``see`` is the chapter that shows it. ``where`` is (notebook stem, tag of the cell), or (file of a record, "").
     """
 
@@ -150,6 +151,7 @@ class Entry:
     needs: dict = field(default_factory=dict)
     hardware: str = ""
     construction: bool = False
+    same_as: str = ""
     note: str = ""
     see: str = ""
     where: tuple[str, str] | None = None
@@ -227,6 +229,9 @@ def load_claims(path) -> list[Entry]:
     ids = [entry.id for entry in entries]
     if len(set(ids)) != len(ids):
         raise ValueError(f"{path} lists a claim twice: {sorted({i for i in ids if ids.count(i) > 1})}.")
+    measured = {"", *(entry.id for entry in entries if not entry.same_as)}
+    if stray := [entry.id for entry in entries if entry.same_as not in measured]:
+        raise ValueError(f"Claims of {path} are decided by one that is not listed or has no measurement: {stray}.")
     return entries
 
 
@@ -308,17 +313,18 @@ def ledger(path, notebooks, records=()) -> list[Entry]:
     found = [item for notebook in notebooks for item in measurements(notebook)]
     found += [item for file in records for item in recorded(file)]
     for where, measured in found:
-        place, entry = " ".join(where).strip(), entries.get(measured["claim"])
-        if entry is None:
-            raise ValueError(f"{place} measures {measured['claim']!r}, which {path} does not list.")
-        if entry.where is not None:
-            raise ValueError(f"{entry.id!r} is measured in {' '.join(entry.where).strip()} and in {place}.")
-        asks_for_a_number = any(bound is not None for bound in (entry.tolerance, entry.least, entry.most))
-        if asks_for_a_number == isinstance(measured["value"], bool):
-            wanted = "a number" if asks_for_a_number else "whether it holds"
-            raise ValueError(f"{place} measures {entry.id!r} as {measured['value']!r}; the claim asks for {wanted}.")
-        interval = tuple(measured["interval"]) if measured["interval"] else None
-        entries[entry.id] = replace(
-            entry, where=where, value=measured["value"], interval=interval, conditions=measured["conditions"]
-        )
+        place, name = " ".join(where).strip(), measured["claim"]
+        if name not in entries:
+            raise ValueError(f"{place} measures {name!r}, which {path} does not list.")
+        for entry in [entry for entry in entries.values() if name in (entry.id, entry.same_as)]:
+            if entry.where is not None:
+                raise ValueError(f"{entry.id!r} is measured in {' '.join(entry.where).strip()} and in {place}.")
+            asks_for_a_number = any(bound is not None for bound in (entry.tolerance, entry.least, entry.most))
+            if asks_for_a_number == isinstance(measured["value"], bool):
+                asked = "a number" if asks_for_a_number else "whether it holds"
+                raise ValueError(f"{place} measures {entry.id!r} as {measured['value']!r}; the claim asks for {asked}.")
+            interval = tuple(measured["interval"]) if measured["interval"] else None
+            entries[entry.id] = replace(
+                entry, where=where, value=measured["value"], interval=interval, conditions=measured["conditions"]
+            )
     return list(entries.values())

@@ -1,11 +1,13 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+import claims_page
 from rlnlib.book import claims
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,6 +151,54 @@ def test_a_record_measures_as_a_notebook_does(small, tmp_path):
         claims.ledger(small, [notebook(tmp_path / "a.ipynb", ("effect", 3, "x"))], [record])
 
 
+def test_a_measurement_decides_a_claim_of_the_same_effect_by_a_bound_of_its_own(small, tmp_path):
+    other = {"id": "wider", **WORDS, "least": 1, "same_as": "effect"}
+    small.write_text(yaml.safe_dump([other, *SMALL]), encoding="utf-8")
+    measured = ("effect", 1.5, FULL, [1.2, 1.9])
+    entries = {entry.id: entry for entry in claims.ledger(small, [notebook(tmp_path / "a.ipynb", measured)])}
+    assert entries["wider"].status == "reproduced" and entries["effect"].status == "not reproduced"
+    assert entries["wider"].where == entries["effect"].where == ("a", "here")
+    with pytest.raises(ValueError, match="is measured in"):
+        claims.ledger(small, [notebook(tmp_path / "a.ipynb", measured, ("wider", 1.5, FULL))])
+
+
+def test_what_failed_under_less_than_the_paper_s_conditions_says_so():
+    effect = claims.Entry("e", "t", True, "1", "c", least=2, needs={"size": 31, "cells": 8192})
+    failed = replace(effect, value=1.0, where=("a", "b"), conditions={"size": 31, "cells": 544})
+    assert claims_page.failed_under_less(failed) == "544 cells in place of 8,192 cells"
+    assert "failed under less: 544 cells" in claims_page.item(failed)
+    assert claims_page.part_of([failed]) == "; 1 of them under less than the claim needs"
+    for other in (effect, replace(failed, value=3.0), replace(failed, conditions=dict(effect.needs))):
+        assert claims_page.failed_under_less(other) == "" and claims_page.part_of([other]) == ""
+
+
+#: Verdicts that changed after a first one was known, by what changed them and which way.
+CHANGED = {
+    "Where the question was changed, five went away from the paper": "fourier-layers-help gradual-weights-end-better "
+    "pass-weights-regularize passes-cost-the-same rln-below-the-comparison-built-here",
+    "and five towards it": "advantage-over-finite-elements fft-costs-s-log-s fixed-point-needs-green "
+    "linear-solvers-dearer other-contrast-needs-training",
+    "Where other networks, unit cells or trainings were measured, four went away": "cosine-decay-matters "
+    "high-strains-first table-1-deviation-rln-10 table-1-deviation-rln-50",
+    "five towards it, and": "rln-better-than-rln-t-better-than-fln rln-half-the-error-of-comparison "
+    "spread-falls-the-same-way table-1-mean-rln-10 table-1-mean-rln-50",
+    "and two back and forth": "fln-misses-peaks prelu-steadier",
+}
+
+
+def test_the_page_counts_the_verdicts_that_changed_and_their_notes_give_the_earlier_ones():
+    notes = {entry.id: entry.note for entry in claims.load_claims(LEDGER)}
+    earlier = {name: re.findall(r'was "([^"]+)"', note) for name, note in notes.items()}
+    assert {word for words in earlier.values() for word in words} <= set(claims.STATUSES)
+    listed = [name for names in CHANGED.values() for name in names.split()]
+    assert len(listed) == 21 and "the answer changed twice" in notes["fln-misses-peaks"]
+    assert sorted(listed) == sorted([name for name, words in earlier.items() if words] + ["fln-misses-peaks"])
+    prose = " ".join((ROOT / "book" / "claims.md").read_text(encoding="utf-8").split())
+    assert "Twenty-one verdicts changed" in prose
+    for words, names in CHANGED.items():
+        assert words in prose and {2: "two", 4: "four", 5: "five"}[len(names.split())] in words.split()
+
+
 def test_table_1_is_the_paper_s():
     table = claims.table_1()
     assert len(table) == 8 and list(table)[:2] == [("comparison", 10), ("fln", 10)]
@@ -204,6 +254,8 @@ def test_measurements_that_do_not_fit_the_ledger_are_refused(small, tmp_path):
         ({"published": 3.0}, "needs a tolerance"),
         ({"tolerance": 3.0}, "a statement none"),
         ({"unknown": 1}, "unknown"),
+        ({"same_as": "nowhere"}, "decided by one that is not listed"),
+        ({"same_as": "new"}, "decided by one that is not listed"),
     ],
 )
 def test_ledgers_that_lack_something_are_refused(change, complaint, small):
