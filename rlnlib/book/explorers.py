@@ -181,12 +181,12 @@ def explore_cell(size: int = 16, grain_size: int = 6, contrast: float = 50.0, se
 
     def draw(grain_size, stiff_fraction, contrast, seed, iterations, slice):
         key = size, grain_size, stiff_fraction, seed
-        contrast = round(contrast, 1)
-        strain = _strain(*key, contrast, iterations)
+        strain = _strain(*key, contrast := round(contrast, 1), iterations)
         error = float(mase(strain[None], _strain(*key, contrast)[None]))
         pictures = [_cell(*key)[0], strain]
         figure = figures.slices(pictures, ["phases", "strain xx"], index=slice, limits=(0, 3), label="strain xx")
-        return figure, f"slice {slice}: largest strain {float(strain[:, :, slice].max()):.1f}, error {error:.1f} %"
+        stopped = f", the solver stopped {error:.1f} % off" if error >= 0.05 else ""
+        return figure, f"slice {slice}: largest strain {float(strain[:, :, slice].max()):.1f}{stopped}"
 
     controls = {
         "grain_size": _slider(widgets.IntSlider, "grain size", grain_size, 1, min(10, size)),
@@ -271,7 +271,7 @@ def explore_passes(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Exp
         rows[1, 0].axvline(passes, color="0.7", zorder=0)
         rows[1, 0].set(xlabel="pass", title="MASE, percent", ylim=(0.1, 100))
         rows[1, 0].legend(fontsize=7)
-        ends = {name: f" after its {len(curve) - 1}" if passes >= len(curve) else "" for name, curve in errors.items()}
+        ends = {name: f" (all {len(curve) - 1})" if passes >= len(curve) else "" for name, curve in errors.items()}
         at = [f"{name}{ends[name]} {curve[min(passes, len(curve) - 1)]:.1f} %" for name, curve in errors.items()]
         return figure, f"pass {passes}: " + ", ".join(at)
 
