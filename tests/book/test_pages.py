@@ -20,7 +20,7 @@ import pages
 import project
 import rlnlib
 import sphinx_equations as equations
-from rlnlib import elasticity, green, lippmann_schwinger, microstructure, networks, rln, weight_files
+from rlnlib import elasticity, green, informed, lippmann_schwinger, microstructure, networks, rln, weight_files
 from rlnlib.book import claims, notebook
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,6 +78,8 @@ def called():
     solution = rlnlib.solve_strain(CELL, 10.0, rtol=1e-4)
     equation = lippmann_schwinger.elastic_equation(CELL, 10.0)
     operator = green.GreenOperator(CELL.shape[1:])
+    young = torch.ones(CELL.shape)
+    cells = informed.Cells(young, 0.3 * young, torch.eye(6)[:1].expand(len(CELL), 6))
     return {
         "rln.phase_indicators": rln.phase_indicators(CELL),
         "generate_cells": torch.from_numpy(CELL),
@@ -94,6 +96,9 @@ def called():
         "predict_strain": rlnlib.predict_strain(rlnlib.RLN(passes=1), CELL),
         "networks.VNet": networks.VNet()(torch.zeros(2, 6, *CELL.shape[1:])),
         "mase": rlnlib.mase(torch.ones(CELL.shape), torch.ones(CELL.shape)),
+        "Solution.displacement": solution.displacement,
+        "informed.Cells.energy": cells.energy(torch.zeros_like(cells.problem.rhs)),
+        "Solution.energy_bounds": rlnlib.predict(informed.InformedRLN(passes=1), CELL, 10.0).energy_bounds,
     }
 
 
