@@ -126,7 +126,8 @@ def by_application(model, stiff, contrast: float, iterations: int) -> dict:
     conjugate gradients that go on from the prediction.
 
     A pass of the network takes one application of K and one of the Green operator, as an iteration of conjugate
-    gradients does; one of the guaranteed variant takes two of K.
+    gradients does; one of the guaranteed variant takes three of K, one of
+    them for the residual that the network sees.
     """
     truth = rlnlib.solve_strain(stiff, contrast, rtol=1e-6)
     cells, single = axial_cells(stiff, contrast, torch.float64), axial_cells(stiff, contrast)

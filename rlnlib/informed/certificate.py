@@ -79,7 +79,8 @@ def guarded_steps(
     After k passes the answer is u_k = x_k + a (u_{k-1} - x_k) + b s + c d: x_k is the iterate of preconditioned
     conjugate gradients (Hestenes & Stiefel 1952), s the last step of the answer and d the direction proposed at
     u_{k-1}; a, b and c minimize the energy. They may be zero. So after every pass W(u_k) <= W(x_k), whoever proposes
-    what, and u converges as conjugate gradients do. A proposal costs one application of K more than an iteration.
+    what, and u converges as conjugate gradients do. A proposal costs one application of K more than an
+    iteration, and one for each residual that it looks at.
 
     Args:
         problem: K and f, in float64.
