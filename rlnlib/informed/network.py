@@ -291,9 +291,9 @@ class InformedRLN(nn.Module):
         """The iterates of passes whose energy is at most that of as many iterations of conjugate gradients, whatever
         the weights are: see :func:`rlnlib.informed.certificate.guarded_steps`.
 
-        Each takes three applications of K, one of them for the residual that the network sees; a pass of
-        :meth:`forward` takes one. The third network proposes in the third pass and in every later one: here it does
-        better than the later networks, at each contrast and size that was tried (``experiments/informed.py``, "in turn").
+        Each takes three applications of K, one for the residual that the network sees; a pass of :meth:`forward` takes
+        one. The third network proposes in the third pass and in every later one: here it does better than the later
+        networks, at each contrast and size that was tried (``experiments/informed.py``, "in turn").
 
         Args:
             cells: in float64.
