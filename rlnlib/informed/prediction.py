@@ -55,7 +55,8 @@ def predict(
         rtol: go on from the prediction by conjugate gradients until ``||f - K u|| <= rtol ||f||``.
         energy_rtol: go on until the bounds are as close as that, relative to the upper one. One of the two at most.
         max_iterations: of conjugate gradients.
-        guaranteed: take the passes of :meth:`InformedRLN.guaranteed`.
+        guaranteed: take the passes of :meth:`InformedRLN.guaranteed`. Each component of the macroscopic strain then has
+            the guarantee; the sum of several predictions has none.
         network_dtype: torch.bfloat16 runs the convolutions in reduced precision.
         dtype: of the answer's fields. All but the network is computed in float64.
         device: where to compute; by default where the model is.
