@@ -6,10 +6,10 @@
 
 Cells of 16^3 at contrast 50, 1,024 of them for 12 epochs: enough to see a direction and its spread over the seeds, too
 little to quote as the error of a network. All trainings of one seed see the same batches, and begin with the same
-weights up to the first layer that differs in shape. What the record or the folder holds with the same settings is not made again, a
-training that was cut off goes on from its checkpoint, and the last line says what is left. Trainings are in the
-precision that is fast on the machine, or in --precision ("32-true" or "bf16-mixed"); each run says which, and only runs
-in one precision are compared with each other.
+weights up to the first layer that differs in shape. What the record or the folder holds with the same settings is not
+made again, a training that was cut off goes on from its checkpoint, and the last line says what is left. Trainings are
+in the precision that is fast on the machine, or in --precision ("32-true" or "bf16-mixed"); each run says which, and
+only runs in one precision are compared with each other.
 
 What counts as holding was fixed in ``book/claims.yml`` before these runs: of most statements, that one error is above
 another for every seed. So an effect is a ratio of two errors of one seed, and the record holds its mean over the seeds.
