@@ -17,6 +17,7 @@ from rlnlib import weight_files
 from rlnlib.book import benchmarks
 from rlnlib.fast.environment import ENVIRONMENT
 from rlnlib.rln import KINDS
+from rlnlib.training import fast_precision
 
 ROOT = Path(__file__).resolve().parents[2]
 FOUND = benchmarks.records()
@@ -45,7 +46,12 @@ def ready_processes():
     return context
 
 
-@pytest.mark.parametrize("script", TINY)
+#: Their convolutions in bfloat16 take minutes on a processor that only imitates it.
+IN_BFLOAT16 = ("network_forward", "time_accuracy")
+slow = pytest.mark.skipif(fast_precision("cpu") != "bf16-mixed", reason="bfloat16 takes minutes on this processor")
+
+
+@pytest.mark.parametrize("script", [pytest.param(name, marks=slow) if name in IN_BFLOAT16 else name for name in TINY])
 def test_a_benchmark_runs_and_writes_a_sound_record(script, tmp_path, monkeypatch, ready_processes):
     """As the main program, but in this process, which has loaded torch already: that takes seconds."""
     for name, value in ENVIRONMENT.items():  # else the script starts this process again
