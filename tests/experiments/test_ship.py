@@ -155,6 +155,7 @@ def test_the_model_card_says_what_the_headers_say():
         ):
             assert expected in section
     assert all(f"sha256 | `{entry['sha256']}`" in text for entry in weight_files.catalogue())
+    assert text.count("sha256 |") == len(weight_files.catalogue())
 
 
 def test_a_file_that_differs_from_its_hash_has_no_model_card(ship, tmp_path):
