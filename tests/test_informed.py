@@ -9,8 +9,11 @@ import torch
 import rlnlib
 from rlnlib import informed, solvers, weight_files
 from rlnlib.conjugate_gradient import conjugate_gradient
+from rlnlib.equilibrium import VoxelProblem
+from rlnlib.green import GreenOperator
 from rlnlib.informed import certificate
 from rlnlib.informed.network import _ResidualNorm
+from rlnlib.problem import cell_problem
 
 AXIAL = torch.tensor([[1.0, 0, 0, 0, 0, 0]], dtype=torch.float64)
 
@@ -215,12 +218,12 @@ def test_a_guarded_pass_is_never_worse_than_conjugate_gradients_whatever_the_wei
     cells = random_cells((3, 6, 4, 6), dtype=torch.float64, contrast=300.0)
     problem, model = cells.problem, random_network(passes=8, size=1.0)
     propose = {
-        "random": lambda number: lambda u: model.direction(number, cells, u),
-        "huge": lambda number: lambda u: 1e30 * model.direction(number, cells, u),
-        "uphill": lambda number: lambda u: -problem.precondition(cells.residual(u)),
-        "nan": lambda number: lambda u: torch.full_like(u, torch.nan),
-        "repeated": lambda number: lambda u: problem.rhs,
-        "tiny": lambda number: lambda u: 1e-300 * problem.rhs,
+        "random": lambda number: lambda u, residual: model.direction(number, cells, u),
+        "huge": lambda number: lambda u, residual: 1e30 * model.direction(number, cells, u, residual=residual),
+        "uphill": lambda number: lambda u, residual: -problem.precondition(residual),
+        "nan": lambda number: lambda u, residual: torch.full_like(u, torch.nan),
+        "repeated": lambda number: lambda u, residual: problem.rhs,
+        "tiny": lambda number: lambda u, residual: 1e-300 * problem.rhs,
     }[hostile]
     start = torch.zeros_like(problem.rhs)
     guarded = [cells.energy(u) for u in certificate.guarded_steps(problem, start, [propose(n) for n in range(8)])]
@@ -229,6 +232,39 @@ def test_a_guarded_pass_is_never_worse_than_conjugate_gradients_whatever_the_wei
         assert bool((here <= there * (1 + 1e-12)).all()), number
     if hostile == "random":
         assert bool((guarded[0] < alone[0]).all())  # what is proposed is used
+
+
+def test_a_proposal_is_handed_the_residual_of_the_iterate():
+    cells, seen = random_cells((2, 6, 4, 6), dtype=torch.float64), []
+
+    def propose(u, residual):
+        seen.append(float((residual - cells.residual(u)).abs().max() / cells.problem.rhs.abs().max()))
+        return residual
+
+    list(certificate.guarded_steps(cells.problem, torch.zeros_like(cells.problem.rhs), [propose] * 6))
+    assert len(seen) == 6 and max(seen) < 1e-13
+
+
+@pytest.mark.parametrize("load", [(1.0, 1, 1, 0, 0, 0), (1.0, -1, 0.5, 0, 2, 0)])
+def test_the_guarantee_holds_for_loads_of_several_components(load):
+    """Where the sum of the guaranteed predictions for each of them may have more energy: all but one of the bulk moduli
+    are equal, so that an even compression of all axes makes hardly any forces, and those of the components cancel."""
+    cell, model, load = labels((6, 6, 4, 6)), random_network(passes=3, size=1.0), torch.tensor(load)
+    phases = [(1.0, 0.3), (2.0, 0.1), (0.26, 0.45)]
+    whole = rlnlib.predict(model, cell, phases=phases, macroscopic_strain=load, guaranteed=True).displacement
+    parts = [
+        rlnlib.predict(model, cell, phases=phases, macroscopic_strain=load * unit, guaranteed=True).displacement
+        for unit in torch.eye(6)[load != 0]
+    ]
+    cells = cell_problem(cell, macroscopic_strain=load, phases=phases)
+    problem = VoxelProblem(cells, GreenOperator(cells.shape, "bbar", *certificate.softest_medium(phases)))
+
+    def energy(u):
+        return solvers.inner(u, problem.apply(u) / 2 - problem.rhs)
+
+    *_, alone = certificate.guarded_steps(problem, torch.zeros_like(problem.rhs), [None] * 3)
+    assert bool((energy(whole) < energy(alone)).all())
+    assert bool((energy(sum(parts)) > energy(alone)).any()) == (load[0] == load[1])
 
 
 def test_the_plain_passes_have_no_such_guarantee():

@@ -180,11 +180,11 @@ def explore_cell(size: int = 16, grain_size: int = 6, contrast: float = 50.0, se
     """
 
     def draw(grain_size, stiff_fraction, contrast, seed, iterations, slice):
-        key = size, grain_size, stiff_fraction, seed
-        strain = _strain(*key, contrast := round(contrast, 1), iterations)
+        key, contrast = (size, grain_size, stiff_fraction, seed), round(contrast, 1)
+        strain = _strain(*key, contrast, iterations)
         error = float(mase(strain[None], _strain(*key, contrast)[None]))
         pictures = [_cell(*key)[0], strain]
-        figure = figures.slices(pictures, ["phases", "strain xx"], index=slice, limits=(0, 3), label="strain xx")
+        figure = figures.slices(pictures, ["phases", "axial strain"], index=slice, limits=(0, 3), label="axial strain")
         stopped = f", the solver stopped {error:.1f} % off" if error >= 0.05 else ""
         return figure, f"slice {slice}: largest strain {float(strain[:, :, slice].max()):.1f}{stopped}"
 
@@ -224,7 +224,7 @@ def explore_solvers(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Ex
         }
         errors = {name: float(mase(field[None], truth[None])) for name, field in now.items()}
         titles = [f"{name}: {error:.0f} %" for name, error in errors.items()] + ["solution"]
-        figure = figures.slices([*now.values(), truth], titles, limits=(0, 3), label="strain xx")
+        figure = figures.slices([*now.values(), truth], titles, limits=(0, 3), label="axial strain")
         listed = ", ".join(f"{name} {error:.0f} %" for name, error in errors.items())
         return figure, f"iteration {iteration}: {listed}"
 
@@ -259,7 +259,7 @@ def explore_passes(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Exp
         figure, rows = plt.subplots(2, 4, figsize=(9.2, 4.8))
         wrong = [("minus solution", field - truth) for field in now.values()]
         for axes, fields, scale, label in (
-            (rows[0], [("solution", truth), *now.items()], {"vmin": 0, "vmax": 3}, "strain xx"),
+            (rows[0], [("solution", truth), *now.items()], {"vmin": 0, "vmax": 3}, "axial strain"),
             (rows[1, 1:], wrong, {"vmin": -0.5, "vmax": 0.5, "cmap": "RdBu_r"}, "difference"),
         ):
             for panel, (title, field) in zip(axes, fields, strict=True):
@@ -325,7 +325,7 @@ def explore_kernel(size: int = 12, contrast: float = 10.0, seed: int = 0) -> Exp
             ["learned", "from the equation", "difference"],
             index=size // 2 + slice,
             limits=(-0.15, 0.15),
-            label="strain xx",
+            label="axial strain",
             cmap="RdBu_r",
         )
         return figure, f"contrast {contrast:g}: modulus of the reference medium {young:.1f}, rest {rest:.0f} %"

@@ -67,8 +67,8 @@ def _factor(problem: VoxelProblem, reference: green.GreenOperator) -> torch.Tens
     return torch.minimum(bulk_ratio, mu / reference_mu).flatten(1).amin(1)
 
 
-#: Proposes a direction from the iterate.
-Proposal = Callable[[torch.Tensor], torch.Tensor]
+#: Proposes a direction from the iterate and its residual f - K u.
+Proposal = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def guarded_steps(
@@ -80,7 +80,7 @@ def guarded_steps(
     conjugate gradients (Hestenes & Stiefel 1952), s the last step of the answer and d the direction proposed at
     u_{k-1}; a, b and c minimize the energy. They may be zero. So after every pass W(u_k) <= W(x_k), whoever proposes
     what, and u converges as conjugate gradients do. A proposal costs one application of K more than an
-    iteration, and one for each residual that it looks at.
+    iteration.
 
     Args:
         problem: K and f, in float64.
@@ -106,7 +106,7 @@ def guarded_steps(
         if propose is None:
             proposed = image_of_proposal = torch.zeros_like(x)
         else:
-            proposed = _usable(propose(u).detach().to(x))
+            proposed = _usable(propose(u, of_answer).detach().to(x))
             image_of_proposal = problem.apply(proposed)
         directions = [u - x, step, proposed]
         images = [residual - of_answer, image_of_step, image_of_proposal]  # K u - K x = (f - K x) - (f - K u)

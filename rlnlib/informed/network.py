@@ -12,7 +12,6 @@ Ritz methods train on the energy.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -108,12 +107,12 @@ class Cells:
         return torch.cat([_squashed(strain), _squashed(stress), self._log_young], 1)
 
     @torch.no_grad()
-    def correction(self, u: torch.Tensor) -> torch.Tensor:
+    def correction(self, u: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """z = K_0^-1 r / mean E, what is still wrong, in waves of every length; no gradient flows through it.
 
-        Shape: (B, 3, N...) -> (B, 3, N...).
+        Shape: (B, 3, N...), and r = f - K u where it is known -> (B, 3, N...).
         """
-        return self.problem.precondition(self.residual(u)) / self._mean_young
+        return self.problem.precondition(self.residual(u) if residual is None else residual) / self._mean_young
 
     def strain_of(self, u: torch.Tensor) -> torch.Tensor:
         """B u alone, the voxel means. Shape: (B, 3, N...) -> (B, 6, N...)."""
@@ -260,11 +259,11 @@ class InformedRLN(nn.Module):
             start_at_zero(network)
         self.float()  # whatever torch's default is
 
-    def direction(self, number: int, cells: Cells, u: torch.Tensor, dtype=torch.float32) -> torch.Tensor:
-        """The increment of u that pass ``number`` proposes. Shape: (B, 3, N...) -> (B, 3, N...)."""
+    def direction(self, number: int, cells: Cells, u: torch.Tensor, dtype=torch.float32, residual=None) -> torch.Tensor:
+        """The increment of u that pass ``number`` proposes. Shape: see :meth:`Cells.correction`."""
         told, size = [cells.features(u)], u.new_ones(())
         if self.residual != "none":
-            z = cells.correction(u)
+            z = cells.correction(u, residual)
             strain = cells.strain_of(z)
             if self.residual == "relative":
                 size = strain.square().sum(1, keepdim=True).mean((2, 3, 4), keepdim=True).sqrt()
@@ -291,9 +290,8 @@ class InformedRLN(nn.Module):
         """The iterates of passes whose energy is at most that of as many iterations of conjugate gradients, whatever
         the weights are: see :func:`rlnlib.informed.certificate.guarded_steps`.
 
-        Each takes three applications of K, one for the residual that the network sees; a pass of :meth:`forward` takes
-        one. The third network proposes in the third pass and in every later one: here it does better than the later
-        networks, at each contrast and size that was tried (``experiments/informed.py``, "in turn").
+        Each takes K twice, a pass of :meth:`forward` once. The third network proposes in the third pass and in every
+        later one: here it does better than the later ones, wherever it was tried (``experiments/informed.py``).
 
         Args:
             cells: in float64.
@@ -311,7 +309,9 @@ class InformedRLN(nn.Module):
             networks = [min(number, 2, self.passes - 1) for number in range(passes or self.passes)]
         elif passes is not None:
             raise ValueError("networks names one network for each pass: leave passes out.")
-        proposals = [functools.partial(self.direction, number, cells, dtype=dtype) for number in networks]
+        proposals = [
+            lambda u, residual, number=number: self.direction(number, cells, u, dtype, residual) for number in networks
+        ]
         return list(certificate.guarded_steps(cells.problem, torch.zeros_like(cells.problem.rhs), proposals))
 
 

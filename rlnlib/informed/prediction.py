@@ -55,8 +55,9 @@ def predict(
         rtol: go on from the prediction by conjugate gradients until ``||f - K u|| <= rtol ||f||``.
         energy_rtol: go on until the bounds are as close as that, relative to the upper one. One of the two at most.
         max_iterations: of conjugate gradients.
-        guaranteed: take the passes of :meth:`InformedRLN.guaranteed`. Each component of the macroscopic strain then has
-            the guarantee; the sum of several predictions has none.
+        guaranteed: take the passes of :meth:`InformedRLN.guaranteed`: the energy is at most that of as many iterations
+            of conjugate gradients. Where the macroscopic strain has several components, each has such passes, and their
+            sums are proposals in passes of the whole.
         network_dtype: torch.bfloat16 runs the convolutions in reduced precision.
         dtype: of the answer's fields. All but the network is computed in float64.
         device: where to compute; by default where the model is.
@@ -111,8 +112,12 @@ def predict(
     @torch.no_grad()  # here, since it holds for one thread
     def answer(problem: CellProblem, first: int) -> Solution:
         cells = problem.part(slice(first, first + together), device)
-        u = _superposed(model, cells, guaranteed, network_dtype)
         equilibrium = VoxelProblem(cells, reference)
+        sums = _superposed(model, cells, guaranteed, network_dtype)
+        if guaranteed and bool(((cells.macroscopic_strain != 0).sum(1) > 1).any()):
+            proposals = [lambda u, residual, total=total: total - u for total in sums]
+            sums = list(certificate.guarded_steps(equilibrium, torch.zeros_like(sums[-1]), proposals))
+        u = sums[-1] - sums[-1].mean((2, 3, 4), keepdim=True)
         if rtol is not None:
             u, statistics = conjugate_gradient(equilibrium, stopping, start=u)
         else:
@@ -170,11 +175,15 @@ def _edge_of_cubes(spacing) -> float:
     return max(spacing)
 
 
-def _superposed(model, cells: CellProblem, guaranteed: bool, network_dtype) -> torch.Tensor:
-    """Sum over the components of the macroscopic strain. Shape: -> (B, 3, N...) float64."""
+def _superposed(model, cells: CellProblem, guaranteed: bool, network_dtype) -> list[torch.Tensor]:
+    """Sums over the components of the macroscopic strain: of each guaranteed pass, or of the prediction alone.
+
+    Shape: -> (B, 3, N...) float64 each.
+    """
     labels, strain = cells.labels, cells.macroscopic_strain
     moduli = torch.tensor(cells.phases, dtype=torch.float64, device=labels.device)
-    total = labels.new_zeros((len(labels), 3, *labels.shape[1:]), dtype=torch.float64)
+    shape = (len(labels), 3, *labels.shape[1:])
+    sums = [labels.new_zeros(shape, dtype=torch.float64) for _ in range(model.passes if guaranteed else 1)]
     for component, (trained, (a, b)) in enumerate(_TRAINED):
         loaded = torch.nonzero(strain[:, component]).flatten()
         if not len(loaded):
@@ -182,9 +191,10 @@ def _superposed(model, cells: CellProblem, guaranteed: bool, network_dtype) -> t
         young, poisson = moduli[labels[loaded].transpose(1 + a, 1 + b).contiguous()].unbind(-1)
         load = torch.eye(6, dtype=torch.float64, device=labels.device)[trained].expand(len(loaded), 6)
         turned = Cells(young, poisson, load, torch.float64 if guaranteed else torch.float32)
-        u = model.guaranteed(turned, dtype=network_dtype)[-1] if guaranteed else model(turned, network_dtype)
-        u = u * turned.best_factor(u).view(-1, 1, 1, 1, 1)
+        found = model.guaranteed(turned, dtype=network_dtype) if guaranteed else [model(turned, network_dtype)]
+        found[-1] = found[-1] * turned.best_factor(found[-1]).view(-1, 1, 1, 1, 1)
         order = [b if i == a else a if i == b else i for i in range(3)]
-        part = u.double().transpose(2 + a, 2 + b)[:, order] * strain[loaded, component].view(-1, 1, 1, 1, 1)
-        total[loaded] += part
-    return total - total.mean((2, 3, 4), keepdim=True)
+        for total, u in zip(sums, found, strict=True):
+            part = u.double().transpose(2 + a, 2 + b)[:, order] * strain[loaded, component].view(-1, 1, 1, 1, 1)
+            total[loaded] += part
+    return sums
