@@ -68,10 +68,12 @@ def page(entries: list[claims.Entry]) -> str:
 
 
 def part_of(entries: list[claims.Entry]) -> str:
-    """How many of the claims of a status hold by construction, or failed under less than the paper's conditions."""
+    """How many of the claims of a status hold by construction, failed under less than the paper's conditions, or ask
+    more than the paper says."""
     parts = {
         "by construction": sum(entry.construction for entry in entries),
         "under less than the claim needs": sum(bool(failed_under_less(entry)) for entry in entries),
+        "wider readings of ours": sum("wider reading" in entry.text for entry in entries),
     }
     return "".join(f"; {count} of them {what}" for what, count in parts.items() if count)
 
