@@ -7,7 +7,7 @@ Cells, recipes, weights at the start and order of the batches are those of `repr
 otherwise, and its networks differ as those of two seeds do. One small network keeps neither the GPU nor a core busy, so
 each has a process, in which the work of a step is recorded once and played back (``recorded.py``), and cells are padded
 by one gather (``gathered.py``). Where NVIDIA's MPS serves the GPU (`nvidia-cuda-mps-control -d`), kernels of different
-processes run at the same time. --profile ci shows that the script works.
+processes run at the same time. --profile ci --device cpu shows that the script works.
 
 With --minutes, a stage that would not end in its share of the time is ended by it, and its learning rate falls to zero
 all the same: the small cells have 42 % of what is left when they begin, the large ones the rest but for the scoring.
@@ -102,6 +102,8 @@ def main():
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no GPU is here. --device cpu --profile ci shows that the script works.")
     deadline = time.monotonic() + 60 * options.minutes
     profile, out = reproduce.PROFILES[options.profile], options.out
     out.mkdir(parents=True, exist_ok=True)

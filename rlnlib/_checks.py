@@ -209,6 +209,8 @@ def as_phases(contrast, poisson, phases) -> list:
     if phases is None:
         nu = poisson_ratio(poisson)
         return [(1.0, nu), (_modulus("contrast", contrast), nu)]
+    if poisson != 0.3:  # the default
+        raise ValueError(f"Give poisson with contrast; each of phases has its own. It is {shown(poisson)}.")
     pairs = list(phases) if isinstance(phases, Iterable) and not isinstance(phases, (str, bytes)) else []
     if not pairs or any(length(phase) not in (2, 6) for phase in pairs):
         raise ValueError(
@@ -293,7 +295,8 @@ def memory(name: str, needed: float) -> None:
     """Refuse what needs more bytes than the machine has, before it is asked for."""
     there = memory_of_machine()
     if needed > there:
-        raise ValueError(f"{name} needs {needed / 2**30:,.1f} GiB of memory; this machine has {there / 2**30:,.1f}.")
+        sizes = f"needs {needed / 2**30:,.1f} GiB of memory; this machine has {there / 2**30:,.1f}"
+        raise ValueError(f"{name} {sizes}: take fewer or smaller cells. rlnlib.fans hands a large one to a cluster.")
 
 
 def memory_of_machine() -> float:

@@ -18,6 +18,8 @@ from rlnlib.solvers import Statistics, StoppingRule
 #: Largest ratio of moduli for which mixed precision works in float32; at 1e5 its rounding stalls the recurrences.
 _FLOAT32_CONTRAST = 1e3
 
+#: Bytes a voxel without which no solution is made: of its fields and what made them (measured: 150 to 300).
+LEAST_BYTES = 150
 #: Voxels of the cells and loads that :func:`effective_columns` gives to one solve.
 _TOGETHER = 2**20
 #: The tolerance that each precision reaches at every usual contrast.
@@ -167,7 +169,10 @@ def in_chunks(cell: CellProblem, method: Method, solve: Callable[..., Solution])
         ValueError: For fields that the dtype cannot hold.
     """
     refuse_fields_beyond(cell, method.kept_dtype)
-    device, (scaled, units) = cell.labels.device, in_units(cell)
+    device = cell.labels.device
+    if device.type == "cpu":  # before the fields are made, as the system ends a process that asks for too much
+        _checks.memory(f"A solution of {len(cell)} x {cell.shape} voxels", LEAST_BYTES * cell.labels.numel())
+    scaled, units = in_units(cell)
     chunk, workers = fast.cores.chunking(math.prod(cell.shape), device)
     threads = fast.cores.idle(torch.get_num_threads())
     workers = min(workers, threads)

@@ -77,7 +77,10 @@ def train(
     folder = _checks.as_path(folder, "folder")
     with contextlib.ExitStack() as stack:
         keeper = _Folder(folder, (train_set, validation_set), stack, progress, slice_minutes)
-        return training.train(model, train_set, validation_set, config, keeper, device)
+        try:
+            return training.train(model, train_set, validation_set, config, keeper, device)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{folder} keeps all up to the last checkpoint: call again to go on.") from None
 
 
 class _Folder(training.Keeper):

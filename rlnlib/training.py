@@ -231,6 +231,8 @@ def train(
     """
     if not isinstance(model, RLN):
         raise ValueError(f"model must be a rlnlib.RLN, whose proximal may be yours; it is a {type(model).__name__}.")
+    if not isinstance(config, TrainingConfig):
+        raise ValueError(f"config must be a rlnlib.training.TrainingConfig; it is {config!r}.")
     keeper = Keeper() if keeper is None else keeper
     if not isinstance(keeper, Keeper):
         raise ValueError(f"keeper must be a training.Keeper; it is {keeper!r}. rlnlib.runs.train takes a folder.")
@@ -322,7 +324,9 @@ def _generator(*key: int) -> torch.Generator:
 
 def _as_pair(name: str, data) -> tuple[torch.Tensor, torch.Tensor]:
     """Check a data set. Shape: -> stiff and strain_xx (n, N, N, N), on the CPU. Raises ValueError."""
-    stiff, strain = data.tensors() if hasattr(data, "tensors") and callable(data.tensors) else _checks.pair(name, data)
+    if isinstance(data, (str, bytes)) or not (hasattr(data, "tensors") or _checks.length(data) == 2):
+        raise ValueError(f"{name} must be a rlnlib.dataset.StrainDataset or a pair (stiff, strain_xx); it is {data!r}.")
+    stiff, strain = data.tensors() if hasattr(data, "tensors") else data
     stiff, strain = _checks.as_tensor(stiff, name), _checks.as_tensor(strain, name)
     if stiff.ndim != 4 or stiff.shape != strain.shape or len(stiff) == 0:
         raise ValueError(

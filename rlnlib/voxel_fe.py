@@ -113,7 +113,8 @@ def effective_stiffness(
             ``reference`` of :func:`solve_strain`.
 
     Returns:
-        (B, 6, 6), Mandel.
+        (B, 6, 6), Mandel: :func:`rlnlib.engineering.voigt_from_mandel` makes Voigt's of it, and
+        :func:`rlnlib.engineering.engineering_constants` moduli and Poisson's ratios.
 
     Raises:
         ValueError: As for :func:`solve_strain`.

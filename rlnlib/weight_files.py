@@ -280,12 +280,16 @@ def _checked(kind: str, contrast: float | None, size: int) -> Path:
     )
     entry = manifest.get(name)
     if entry is None:
-        listed = [e for e in catalogue() if e["contrast"] is not None]
-        there = "; ".join(f"{e['kind']}, contrast {e['contrast']:g}, size {e['size']}" for e in listed)
+        listed = [e for e in catalogue() if e["kind"] == kind]
+        there = "; ".join(f"contrast {e['contrast']:g}, size {e['size']}" for e in listed)
+        message = f"No {kind} is shipped for contrast {contrast!r} and cells of {size}^3; shipped: {there or 'none'}. "
+        if contrast is None:
+            raise ValueError(message + "Name one of these contrasts.")
+        if contrast in [e["contrast"] for e in listed]:
+            raise ValueError(message + "Take one of these sizes: the network serves cells of other sizes, too.")
         raise ValueError(
-            f"No {kind} is shipped for contrast {contrast!r} and cells of {size}^3. There are: {there or 'none'}. "
-            f"A network of the paper holds for one contrast only: train one with rlnlib.runs.train, or predict "
-            f"with load_pretrained('informed') and rlnlib.predict."
+            message + "A network of the paper holds for one contrast only: train one with rlnlib.runs.train, or "
+            "predict with load_pretrained('informed') and rlnlib.predict."
         )
     path = PRETRAINED / entry["file"]
     if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:

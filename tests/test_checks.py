@@ -154,6 +154,18 @@ def test_labels_that_the_memory_does_not_hold_are_refused_before_they_are_copied
         _checks.as_labels(np.zeros((4, 4, 5), bool))
 
 
+def test_a_solution_that_the_memory_does_not_hold_is_refused_with_a_way_out(monkeypatch):
+    cell = np.zeros((1, 8, 8, 8), bool)
+    monkeypatch.setattr(_checks, "memory_of_machine", lambda: 140 * 8**3)
+    with pytest.raises(ValueError, match=r"A solution of 1 x \(8, 8, 8\) voxels needs .*smaller cells.*rlnlib.fans"):
+        rlnlib.solve_strain(cell, 10)
+
+
+def test_a_poisson_ratio_beside_phases_is_refused():
+    with pytest.raises(ValueError, match="Give poisson with contrast; each of phases has its own"):
+        rlnlib.solve_strain(np.zeros((4, 4, 4), int), phases=[(1, 0.2)], poisson=0.2)
+
+
 def test_more_memory_than_the_machine_has_is_refused_before_it_is_asked_for():
     assert 2**28 < _checks.memory_of_machine() < 2**50
     with pytest.raises(ValueError, match=r"size=2000.*GiB of memory"):

@@ -66,6 +66,11 @@ def test_generated_fractions_are_those_of_the_design_and_both_phases_are_there()
     assert (narrow.sum((1, 2, 3)) == 1).all()
 
 
+def test_cells_smaller_than_the_default_grains_are_refused_with_the_default():
+    with pytest.raises(ValueError, match=r"grain_size is \(1, 10\) by default, and a cell has 8 voxels"):
+        microstructure.generate_cells(1, size=8)
+
+
 def test_design_is_a_latin_hypercube():
     sizes, fractions = microstructure.design(50, (1, 10), (0.2, 0.8), 0)
     for axis in range(3):

@@ -157,6 +157,21 @@ def test_a_finished_run_is_only_read(sets, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 
+def test_what_is_no_data_set_recipe_or_device_is_refused(sets, tmp_path):
+    with pytest.raises(ValueError, match=r"train_set must be a .*StrainDataset or a pair .* it is 'data.h5'"):
+        train(model(), "data.h5", sets[1], CONFIG, tmp_path, device="cpu")
+    with pytest.raises(ValueError, match=r"config must be a .*TrainingConfig"):
+        training.train(model(), *sets, None, device="cpu")
+    with pytest.raises(ValueError, match="device must be a device of this machine"):
+        training.train(model(), *sets, CONFIG, device="tpu")
+
+
+def test_an_interrupted_training_says_what_is_kept(sets, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "step", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt, match="keeps all up to the last checkpoint: call again"):
+        train(model(), *sets, CONFIG, tmp_path, device="cpu")
+
+
 def test_a_network_without_parameters_is_refused(sets, tmp_path):
     network = RLN(passes=1, proximal=lambda inputs: torch.nn.AvgPool3d(1))
     with pytest.raises(ValueError, match="has no parameter to train"):

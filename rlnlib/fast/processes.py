@@ -23,6 +23,8 @@ def fast_precision(device: str = "auto") -> str:
 
 def start(device, precision: str) -> Fabric:
     """One process, or those that ``torchrun`` started, each with its own device."""
+    if str(device) != "auto":
+        _checks.as_device(device)
     world, here = (_checks.from_environment(name, 1) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     fabric = Fabric(
         accelerator=str(device).split(":")[0],

@@ -96,7 +96,11 @@ def load_cell(
         given = _checks.as_tensor(stiff_label, "stiff_label")
         wanted = np.atleast_1d((given.double() if given.is_floating_point() else given).cpu().numpy())
     if wanted.size == 0 or not np.isin(wanted, labels).all():
-        raise ValueError(f"stiff_label={stiff_label!r} does not occur in {path}; its labels are {shown}.")
+        missing = ", ".join(f"{label:g}" for label in wanted[~np.isin(wanted, labels)][:5])
+        raise ValueError(
+            f"stiff_label={_checks.shown(stiff_label)}: {missing or 'no label'} does not occur in {path}; its labels "
+            f"are {shown}. A grey image becomes a cell by a threshold, images.load_labels(path)[0] > 127."
+        )
     cell = np.isin(image, wanted)
     return (cell, spacing) if return_spacing else cell
 

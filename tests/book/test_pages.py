@@ -253,6 +253,14 @@ def test_the_first_example_of_the_readme_runs():
     exec(next(text for text in recipes("README.md") if "load_pretrained" in text), {})
 
 
+def test_the_example_of_the_readme_for_materials_runs(capsys):
+    (recipe,) = [text for text in recipes("README.md") if "effective_stiffness" in text]
+    names = {"rlnlib": rlnlib, "cell": rlnlib.generate_cells(1, size=10, seed=0)}
+    exec(recipe, names)
+    constants = rlnlib.engineering.engineering_constants(names["stiffness"])
+    assert 3.5 < float(constants["E1"]) < 70 and "G23" in capsys.readouterr().out
+
+
 def test_the_recipe_for_another_network_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = next(text for text in recipes() if "runs.train" in text)
