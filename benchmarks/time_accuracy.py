@@ -111,7 +111,8 @@ def main():
                 keys = [((method, precision), k) for k in steps]
                 add(method, precision, mode, steps, [seconds[key] for key in keys], [found[key] for key in keys])
         for name, method in NAMES.items():
-            steps = [2**n for n in range(6 if name == "fixed_point" else 5) if 2**n <= 4 * options.iterations]
+            steps = [*range(1, 25), 32] if name == "fixed_point" else [1, 2, 4, 8, 16]
+            steps = [n for n in steps if n <= 4 * options.iterations]
             for dtype in (torch.float32, torch.float64):
                 runs = [trajectory(name, cells, contrast, dtype, steps) for _ in range(options.repeats + 1)][1:]
                 add(

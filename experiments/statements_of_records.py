@@ -169,7 +169,7 @@ def times() -> dict:
     ]
     medians, lows, highs = zip(*tied, strict=True)
     against: dict[str, list[Effect]] = {"conjugate gradients": [], "fixed point": []}
-    # The RLN that was trained on a processor, as the solvers ran on one; that of Table 1 was trained on a GPU.
+    # Minutes of the RLN that a processor trained, as the solvers ran on one; Table 1's was trained on a GPU.
     minutes = {contrast: read(test_file("rln-further", contrast, 31))["minutes"] for contrast in CONTRASTS}
     pays, rows = False, {}
     for contrast in CONTRASTS:
@@ -211,7 +211,7 @@ def times() -> dict:
                 test_set,
                 machine="two CPU cores",
                 size=31,
-                note="8,192 times the time of rln-further at 31³, bfloat16, four cells in a call",
+                note="8,192 times the time of the RLN at 31³, bfloat16, four cells in a call",
             ),
         ],
     }

@@ -89,12 +89,8 @@ def test_the_stored_records_are_sound_and_are_those_of_the_scripts():
         assert FOUND[name]["machine"]["cores"] >= 1
 
 
-#: Shipped after the record of 31^3 was made; the page says so.
-NOT_DRAWN_YET = {("fln", 50.0, 31), ("rln-t", 50.0, 31)}
-
-
 def test_the_plane_has_the_networks_shipped_for_each_size():
-    """Those of the paper's three kinds; "rln-further" is an RLN, and takes its time."""
+    """Those of the paper's three kinds."""
     shipped = {(kind, k, size) for size in (16, 31) for kind, k in weight_files.shipped(size) if kind in KINDS}
     assert ("rln", 50.0, 31) in shipped
     drawn = {
@@ -102,7 +98,7 @@ def test_the_plane_has_the_networks_shipped_for_each_size():
         for size in (16, 31)
         for row in FOUND[f"time_accuracy_{size}"]["rows"]
     }
-    assert shipped - drawn == NOT_DRAWN_YET
+    assert shipped <= drawn
 
 
 def raw(name):
