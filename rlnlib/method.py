@@ -175,7 +175,7 @@ def in_chunks(cell: CellProblem, method: Method, solve: Callable[..., Solution])
     scaled, units = in_units(cell)
     chunk, workers = fast.cores.chunking(math.prod(cell.shape), device)
     threads = fast.cores.idle(torch.get_num_threads())
-    workers = min(workers, threads)
+    workers = min(workers, threads, max(1, cell.labels.numel() // fast.cores.WORKER_VOXELS))
     # Made once, in the precision of the loop: in float64 it takes up to 48 bytes a voxel.
     work_dtype, medium = method.work_dtype(cell), method.medium(scaled, units.modulus)
     make = kept_operator if chunk > 1 else green.GreenOperator

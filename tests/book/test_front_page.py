@@ -35,7 +35,8 @@ def test_what_the_front_page_says_of_the_numbers_holds():
         assert rows == sorted(rows, reverse=True)
         assert all(own < known[f"paper-{kind}-{contrast}"] for own, kind in zip(rows, KINDS, strict=True))
         assert known[f"rln-further-{contrast}-31"] < known[f"paper-rln-{contrast}"]
-        assert known[f"conjugate gradients, {contrast}"] < known[f"fixed point, {contrast}"] < known[f"RLN, {contrast}"]
+        assert known[f"conjugate gradients, {contrast}"] < known[f"RLN, {contrast}"] / 3
+        assert known[f"conjugate gradients, {contrast}"] < known[f"fixed point, {contrast}"] / 3
     assert known["hex8-10"] > 2 * known["rln-10-31"] and known["hex8-50"] > 1.1 * known["rln-50-31"]
     assert known["16 on 31, 10"] > 2 * known["16 on 16, 10"] and known["31 on 31, 10"] < known["16 on 31, 10"] / 2
 

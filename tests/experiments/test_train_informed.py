@@ -138,7 +138,8 @@ def test_the_recipe_and_the_network_are_options(tmp_path, monkeypatch):
 
 def test_a_batch_that_other_processes_draw_has_the_gradient_of_the_threads(monkeypatch):
     """The path of a GPU, here on a CPU: whole batches, cells of two sizes, padding by one gather."""
-    monkeypatch.setattr(networks, "F", networks.F)  # puts it back at the end
+    monkeypatch.setattr(networks, "pad_periodic", networks.pad_periodic)  # puts it back at the end
+    monkeypatch.setattr(experiment.training, "fast_precision", lambda device: "32-true")  # as those on the GPU's path
     recipe = {**TINY, "batch_size": 8, "large": 0.5, "large_size": 9, "seed": 2}
     sets = {False: experiment.random_cells(8, 6, 1), True: experiment.random_cells(4, 9, 2)}
     torch.manual_seed(0)
