@@ -18,8 +18,8 @@ from rlnlib.solvers import Statistics, StoppingRule
 #: Largest ratio of moduli for which mixed precision works in float32; at 1e5 its rounding stalls the recurrences.
 _FLOAT32_CONTRAST = 1e3
 
-#: Bytes a voxel without which no solution is made: of its fields and what made them (measured: 150 to 300).
-LEAST_BYTES = 150
+#: Bytes a voxel without which no solution is made: its fields in float32, twice while the chunks are joined.
+LEAST_BYTES = 120
 #: Voxels of the cells and loads that :func:`effective_columns` gives to one solve.
 _TOGETHER = 2**20
 #: The tolerance that each precision reaches at every usual contrast.

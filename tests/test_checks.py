@@ -156,7 +156,7 @@ def test_labels_that_the_memory_does_not_hold_are_refused_before_they_are_copied
 
 def test_a_solution_that_the_memory_does_not_hold_is_refused_with_a_way_out(monkeypatch):
     cell = np.zeros((1, 8, 8, 8), bool)
-    monkeypatch.setattr(_checks, "memory_of_machine", lambda: 140 * 8**3)
+    monkeypatch.setattr(_checks, "memory_of_machine", lambda: 110 * 8**3)
     with pytest.raises(ValueError, match=r"A solution of 1 x \(8, 8, 8\) voxels needs .*smaller cells.*rlnlib.fans"):
         rlnlib.solve_strain(cell, 10)
 
