@@ -37,6 +37,7 @@ def test_what_the_front_page_says_of_the_numbers_holds():
         assert known[f"rln-further-{contrast}-31"] < known[f"paper-rln-{contrast}"]
         assert known[f"conjugate gradients, {contrast}"] < known[f"RLN, {contrast}"] / 3
         assert known[f"conjugate gradients, {contrast}"] < known[f"fixed point, {contrast}"] / 3
+    assert known["fixed point, 10"] < known["RLN, 10"]  # "at contrast 10 the plain fixed point, too": differences.md
     assert known["hex8-10"] > 2 * known["rln-10-31"] and known["hex8-50"] > 1.1 * known["rln-50-31"]
     assert known["16 on 31, 10"] > 2 * known["16 on 16, 10"] and known["31 on 31, 10"] < known["16 on 31, 10"] / 2
 
