@@ -209,7 +209,7 @@ def as_phases(contrast, poisson, phases) -> list:
     if phases is None:
         nu = poisson_ratio(poisson)
         return [(1.0, nu), (_modulus("contrast", contrast), nu)]
-    if poisson != 0.3:  # the default
+    if np.ndim(poisson) or poisson != 0.3:  # the default
         raise ValueError(f"Give poisson with contrast; each of phases has its own. It is {shown(poisson)}.")
     pairs = list(phases) if isinstance(phases, Iterable) and not isinstance(phases, (str, bytes)) else []
     if not pairs or any(length(phase) not in (2, 6) for phase in pairs):

@@ -164,6 +164,8 @@ def test_a_solution_that_the_memory_does_not_hold_is_refused_with_a_way_out(monk
 def test_a_poisson_ratio_beside_phases_is_refused():
     with pytest.raises(ValueError, match="Give poisson with contrast; each of phases has its own"):
         rlnlib.solve_strain(np.zeros((4, 4, 4), int), phases=[(1, 0.2)], poisson=0.2)
+    with pytest.raises(ValueError, match="Give poisson with contrast; each of phases has its own"):
+        rlnlib.solve_strain(np.zeros((4, 4, 4), int), phases=[(1, 0.2)], poisson=np.array([0.2, 0.3]))
 
 
 def test_more_memory_than_the_machine_has_is_refused_before_it_is_asked_for():

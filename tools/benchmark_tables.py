@@ -94,8 +94,8 @@ def page(found: dict[str, dict]) -> str:
         for precision, share, ratio in limits(forward):
             text += f"In {precision} ours runs at {shown(share)} of the rate of a matrix product, "
             text += f"at which it would be {shown(ratio)} times the plain one. "
-        text += "The rest goes to padding, activations and sums; in bfloat16 also to the first and the last "
-        text += "convolution, which stay in float32 for the sake of the error.\n"
+        text += "What is missing from 1 goes to padding, activations and sums; in bfloat16 also to the first and the "
+        text += "last convolution, which stay in float32 for the sake of the error.\n"
     if solver := found.get("solver_against_mugrid_1"):
         whole, alone, ratio = solver_limit(solver)
         text += f"\nOn one core a voxel of the solver takes {shown(whole)} nanoseconds an iteration, but its parts by "

@@ -156,7 +156,7 @@ def bad_values(name):
 
 @each
 def test_bad_values_stop_a_notebook_in_its_first_cell(path):
-    """Parameters as papermill sets them, one after another bad; with its own values the cell passes."""
+    """Parameters as papermill sets them, one after another bad; with its own values and a profile's the cell passes."""
     parameters, provenance = first_cells(path)
 
     def run(**changed):
@@ -166,6 +166,8 @@ def test_bad_values_stop_a_notebook_in_its_first_cell(path):
         exec(provenance, names)
 
     run()
+    for profile in ("laptop", "paper"):
+        run(**runner.profile_values(path, profile))
     for name in set(runner.parameters_of(path)) - set(UNRULED):
         for value in bad_values(name):
             with pytest.raises(ValueError, match=name) as raised:
