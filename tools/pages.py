@@ -134,7 +134,8 @@ def holds_for() -> str:
     return (
         f"isotropic phases. At contrast 300 the MASE is {min(many):.1f} to {max(many):.1f} %, and single unit cells "
         "are far off; at 1000 and beyond do not use it without a tolerance. On shapes that it was not trained on "
-        "(laminates, fibres, spheres) and a scan it errs, over all six components and contrasts 10 and 50, by "
+        "(laminates, fibres, spheres), a cell made like a scan, and a scan it errs, over all six components and "
+        "contrasts 10 and 50, by "
         f"{min(one['strain_error'] for one in unlike):.0f} to {max(one['strain_error'] for one in unlike):.0f} % "
         "({doc}`../notebooks/19_one_network_for_all`). The bounds are of the effective stiffness along the load, not "
         "of the strain"

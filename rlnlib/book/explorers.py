@@ -290,7 +290,7 @@ def explore_passes(size: int = 16, contrast: float = 50.0, seed: int = 0) -> Exp
         "difference to the solution. The load acts from bottom to top.",
         "Two rows of maps. After one pass the network's strain looks like the solution, and its difference is pale; "
         "those of the solvers have strong colours, which fade with every pass while the network's stays. In the panel "
-        "of curves the network falls at once and levels off, conjugate gradients cross it, the fixed point is slower.",
+        "of curves the network falls at once and levels off; conjugate gradients soon pass its last error.",
     )
 
 
