@@ -108,7 +108,7 @@ def page(found: dict[str, dict]) -> str:
         of = ENDINGS.get(name.rpartition("_")[2], "")
         text += f"\n## {record['question'][0].upper()}{record['question'][1:]}{of}\n\n{_circumstances(name, record)}\n"
         for key, value in record.items():
-            if key not in CIRCUMSTANCES and key not in RAW:
+            if key not in CIRCUMSTANCES and key not in RAW and value != {}:
                 text += _part(key, value, record)
     return text
 

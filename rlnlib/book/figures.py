@@ -217,7 +217,7 @@ def slices(
         low, high = limits
     rows = 1 if len(planes) <= 4 else 2  # more in a row would be too small to read
     columns = -(-len(planes) // rows)
-    figure, grid = plt.subplots(rows, columns, figsize=(2.3 * columns + 0.9, 2.6 * rows), squeeze=False)
+    figure, grid = plt.subplots(rows, columns, figsize=(2.3 * columns + 0.9, 2.75 * rows), squeeze=False)
     panels = grid.ravel().tolist()
     for unused in panels[len(planes) :]:
         unused.set_visible(False)
