@@ -208,9 +208,7 @@ def card(entry: dict, header: dict) -> str:
 def described(data: dict) -> str:
     """A data set in a few words."""
     grains, fractions = data["grain_size"], data["stiff_fraction"]
-    text = (
-        f"a data set of {data['n']:,} cells of ${data['size']}^3$ voxels, grains of {grains[0]} to {grains[1]} voxels, "
-    )
+    text = f"a data set of {data['n']:,} cells of ${data['size']}^3$ voxels, grain sizes {grains[0]} to {grains[1]}, "
     text += f"stiff fraction {fractions[0]:g} to {fractions[1]:g}, {per_point(data['repeats'])}, seed {data['seed']}, "
     text += (
         f"contrast {data['contrast']:g}, Poisson ratio {data['poisson']:g}, solved with `{data['discretization']}` to "
