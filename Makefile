@@ -53,9 +53,8 @@ book: install
 
 test: install
 	@$(VENV) -m ruff check .
-	@# Types are checked while the pages for test_browser are rendered, since rendering keeps one core busy.
-	@nice $(VENV) -m mypy & types=$$!; \
-	  if [ -n "$$RLN_BROWSER" ] || command -v chromium >/dev/null; then $(VENV) tools/build.py book || exit; fi; wait $$types
+	@$(VENV) -m mypy
+	@if [ -n "$$RLN_BROWSER" ] || command -v chromium >/dev/null; then $(VENV) tools/build.py book; fi # for test_browser
 	@OMP_NUM_THREADS=1 $(VENV) -m pytest tests -n 2 --dist loadfile
 	@$(VENV) tools/build.py compare
 

@@ -19,13 +19,8 @@ def cell(chapter: str, tag: str) -> str:
 def test_chapter_14_loads_the_networks_that_chapter_13_has_trained_in_a_folder(tmp_path):
     small = {"training_size": 12, "n_train": 4, "n_validation": 2, "n_test": 2, "epochs": 1, "batch_size": 2}
     given = {**small, "contrast": 25.0, "seed": 0, "run_folder": str(tmp_path), "device": torch.device("cpu")}
-    given |= {
-        "rlnlib": rlnlib,
-        "rln": SimpleNamespace(KINDS={"fln": rln.KINDS["fln"]}),
-        "runs": runs,
-        "training": training,
-        "torch": torch,
-    }
+    one_kind = SimpleNamespace(KINDS={"fln": rln.KINDS["fln"]})
+    given |= {"rlnlib": rlnlib, "rln": one_kind, "runs": runs, "training": training, "torch": torch}
     given |= {"tempfile": tempfile, "Path": Path}
     trained, loaded = dict(given), dict(given)
     exec(cell("training", "train"), trained)
