@@ -93,9 +93,13 @@ def design(points: int, grain_size=(1, 10), stiff_fraction=(0, 1), seed: int = 0
     seed = _checks.positive_integer("seed", seed, least=0)
     _, (low, high), (least, most) = check_design(_checks.LARGEST, grain_size, stiff_fraction)
     _checks.memory(f"A design of {points} points", 100 * points)
-    from scipy.stats import qmc  # here, since it takes a second to import
-
-    drawn = qmc.LatinHypercube(d=4, rng=np.random.default_rng(seed)).random(points)  # (points, 4), from 0 to 1
+    # The numbers of scipy.stats.qmc.LatinHypercube, without a second for its import.
+    random = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
+    within = random.uniform(size=(points, 4))
+    slices = np.tile(np.arange(1, points + 1), (4, 1))  # each axis has one point in each of as many slices
+    for of_axis in slices:
+        random.shuffle(of_axis)
+    drawn = (slices.T - within) / points  # (points, 4), from 0 to 1
     sizes = np.minimum(low + np.floor(drawn[:, :3] * (high - low + 1)), high).astype(np.int64)
     return sizes, least + drawn[:, 3] * (most - least)
 

@@ -71,6 +71,15 @@ def test_cells_smaller_than_the_default_grains_are_refused_with_the_default():
         microstructure.generate_cells(1, size=8)
 
 
+@pytest.mark.parametrize(("points", "seed"), [(1, 0), (50, 7), (4096, 12345)])
+def test_the_designs_are_those_of_scipy(points, seed):
+    from scipy.stats import qmc
+
+    theirs = qmc.LatinHypercube(d=4, rng=np.random.default_rng(seed)).random(points)
+    sizes, fractions = microstructure.design(points, (1, 10), (0, 1), seed)
+    assert np.array_equal(sizes, 1 + np.floor(10 * theirs[:, :3])) and np.array_equal(fractions, theirs[:, 3])
+
+
 def test_design_is_a_latin_hypercube():
     sizes, fractions = microstructure.design(50, (1, 10), (0.2, 0.8), 0)
     for axis in range(3):

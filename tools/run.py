@@ -24,8 +24,11 @@ from pathlib import Path
 from typing import TextIO
 
 import nbformat
+import numpy as np
 import papermill
+import torch
 
+import rlnlib
 from project import BUILD, ROOT, Failure, notebooks, read_yaml, repository
 from rlnlib.book.notebook import bootstrap
 from rlnlib.fast.environment import ENVIRONMENT
@@ -96,6 +99,8 @@ def run(profile: str, out: Path | None = None) -> Path:
     wanted = [(path, profile_values(path, profile)) for path in notebooks()]
     stale = [(p, v) for p, v in wanted if read_stamp(out / p.name).get("key") != key(p, v)]
     print(f"{len(wanted)} notebooks, {len(stale)} to run at the {profile} profile.", flush=True)
+    if stale:
+        compile_loops()
     jobs = [(path, values, out) for path, values in reversed(stale)]  # from the last, as the first ones are short
     if errors := [error for error in run_each(jobs, profile) if error]:
         raise Failure("\n".join(errors))
@@ -104,6 +109,22 @@ def run(profile: str, out: Path | None = None) -> Path:
         raise Failure(f"Not all cells were executed in {', '.join(short)}.")
     print(f"{sum(executed.values())} cells executed in the {len(wanted)} copies.", flush=True)
     return out
+
+
+def compile_loops() -> None:
+    """Let numba compile the loops of a solve, where they are not yet: one precision in each of two processes.
+
+    The first two notebooks, which begin together, would each compile both.
+    """
+    cell = np.indices((8, 8, 8))[0] < 4
+    compilers = [
+        COPIES.Process(target=rlnlib.solve_strain, args=(cell, 10.0), kwargs={"dtype": dtype, "rtol": 1e-3})
+        for dtype in (torch.float32, torch.float64)
+    ]
+    for compiler in compilers:
+        compiler.start()
+    for compiler in compilers:
+        compiler.join()
 
 
 def environment(profile: str) -> dict[str, str]:
