@@ -43,12 +43,12 @@ def timed(side: Callable[[], object], device: str = "cpu") -> float:
     return time.perf_counter() - started
 
 
-def peak_memory() -> int:
-    """Largest resident memory of this process so far, in bytes (Linux).
+def peak_memory(process: int | str = "self") -> int:
+    """Largest resident memory of a process so far, by default of this one, in bytes (Linux).
 
-    ``getrusage`` would not do: its number begins with the memory of the program that started this process.
+    ``getrusage`` would not do: its number begins with the memory of the program that started the process.
     """
-    status = Path("/proc/self/status").read_text(encoding="ascii")
+    status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 

@@ -50,7 +50,8 @@ def conjugate_gradient(
         first = problem.rhs - problem.apply(solution)
         true_norm = norm(first)
     iterations = torch.zeros(len(rhs_norm), dtype=torch.int64, device=rhs_norm.device)
-    sizes = [true_norm.tolist()]  # no tensors, which would stay between large fields and break up their memory
+    # By iteration and cell; no tensors, which would stay between large fields and break up their memory.
+    sizes = [dict(enumerate(true_norm.tolist()))]
     active = torch.nonzero(true_norm > threshold).flatten()  # the start solves the others
     if len(active):
         work = problem.select(active).to(work_dtype or problem.rhs.dtype)
@@ -59,19 +60,21 @@ def conjugate_gradient(
         u = torch.zeros_like(residual)
         direction = work.precondition(residual).clone()  # a copy: for K_0 = 1 it would be the residual itself
         rz = _inner(residual, direction)  # (A,)
+        level, numbers = torch.maximum(threshold, REPLACE_AT * true_norm)[active], active.tolist()
     while len(active):
         image = work.apply(direction)
         size = _advance(u, residual, rz / _inner(direction, image), direction, image).to(rhs_norm)
-        iterations[active] += 1
-        sizes.append(torch.full_like(rhs_norm, torch.nan).index_copy(0, active, size).tolist())
+        step = len(sizes)
+        sizes.append(dict(zip(numbers, size.tolist(), strict=True)))
         if watch:
-            watch(len(sizes) - 1, float((size / rhs_norm[active]).max()))
-        spent = iterations[active] >= stopping.max_iterations
+            watch(step, float((size / rhs_norm[active]).max()))
+        spent = step >= stopping.max_iterations
         # Written so that a NaN, from a direction without energy, is due too.
-        due = ~(size > torch.maximum(threshold, REPLACE_AT * true_norm)[active]) | spent
+        due = ~(size > level) | spent
         if bool(due.any()):
             del image  # no more than must be is in memory now, when float64 fields join it
             cells, part = active[due], problem.select(active[due])
+            iterations[cells] = step
             found = (u if len(part.rhs) == len(u) else u[due]).nan_to_num_(0, 0, 0)
             _add(solution, cells, found)  # (2.)
             exact = part.apply(solution if len(cells) == len(solution) else solution[cells]).neg_().add_(part.rhs)
@@ -86,20 +89,22 @@ def conjugate_gradient(
             u.index_fill_(0, where, 0)
             del exact, found
             going = torch.ones_like(due)
-            going[due] = (true_norm[cells] > threshold[cells]) & ~stalled & ~spent[due]  # (3.)
+            going[due] = (true_norm[cells] > threshold[cells]) & ~(stalled | spent)  # (3.)
             if not bool(going.all()):  # (1.)
                 keep = torch.nonzero(going).flatten()
                 active, work, rz = active[keep], work.select(keep), rz[keep]
                 u, residual, direction = (field.index_select(0, keep) for field in (u, residual, direction))
                 if not len(active):
                     break
+            level, numbers = torch.maximum(threshold, REPLACE_AT * true_norm)[active], active.tolist()
         z = work.precondition(residual)
         rz_new = _inner(residual, z)
         _turn(direction, rz_new / rz, z)
         rz = rz_new
         del z
     scale = torch.where(rhs_norm > 0, rhs_norm, 1)
-    residuals = torch.tensor(sizes, dtype=scale.dtype, device=scale.device).mT / scale[:, None]
+    of_cells = [[size.get(cell, torch.nan) for size in sizes] for cell in range(len(scale))]
+    residuals = torch.tensor(of_cells, dtype=scale.dtype, device=scale.device) / scale[:, None]
     return solution, Statistics(true_norm <= threshold, iterations, residuals, true_norm / scale)
 
 

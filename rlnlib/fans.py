@@ -29,6 +29,8 @@ from rlnlib.method import first_strain, split_load
 from rlnlib.solution import Solution
 
 CASE, CELL, RESULT = "case.json", "cell.h5", "result.h5"
+#: Planes of voxels along x that FANS wants in each of its processes.
+PLANES = 4
 #: Where each of our Mandel components stands in FANS's order; it is its own inverse.
 _ORDER = [0, 1, 2, 5, 4, 3]
 _ELEMENTS = {"bbar": "BBAR", "hex8": "HEX8"}
@@ -51,7 +53,7 @@ def write(
 
     Args:
         folder: receives ``case.json`` and ``cell.h5``.
-        stiff: (N1, N2, N3), bool or 0/1, or integer labels with ``phases``; N3 must be even.
+        stiff: (N1, N2, N3), bool or 0/1, or integer labels with ``phases``; N1 at least 4, N3 even.
         contrast, poisson, phases, max_iterations: as in :func:`rlnlib.solve_strain`.
         macroscopic_strain, macroscopic_stress, spacing: likewise.
         discretization: "bbar" or "hex8".
@@ -61,7 +63,8 @@ def write(
         the path of ``case.json``.
 
     Raises:
-        ValueError: an argument is wrong, or the cell has an odd number of voxels along its last axis.
+        ValueError: an argument is wrong, or the cell has an odd number of voxels along its last axis, or fewer than 4
+            along its first.
         OSError: the folder cannot be written.
     """
     folder = _checks.as_path(folder, "folder")
@@ -75,6 +78,11 @@ def write(
         raise ValueError(
             f"stiff has {cell.shape[2]} voxels along axis 2, but FANS needs an even number along z: on an odd one its "
             f"Fourier transform gives a wrong field. Turn the cell, or cut off a plane."
+        )
+    if cell.shape[0] < PLANES:
+        raise ValueError(
+            f"stiff has {cell.shape[0]} voxels along axis 0, but FANS needs {PLANES} or more along x: turn the cell, "
+            f"or repeat it."
         )
     if macroscopic_stress is None:
         strain, stress, of_stress = cell.macroscopic_strain, cell.macroscopic_strain, torch.zeros(6, dtype=torch.bool)
@@ -103,7 +111,7 @@ def write(
         "error_parameters": {"measure": "L2", "type": "relative", "tolerance": _checks.positive("rtol", rtol)},
         "n_it": _checks.positive_integer("max_iterations", max_iterations),
         "macroscale_loading": [_loading(strain[0], stress[0], of_stress)],
-        "results": ["strain", "stress_average", "strain_average"],
+        "results": ["strain", "stress_average", "strain_average", "displacement_fluctuation", "absolute_error"],
     }
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,12 +128,21 @@ def run(folder, ranks: int = 1, program: str = "FANS") -> Path:
         the path of ``result.h5``.
 
     Raises:
-        FileNotFoundError: the program, or ``mpirun``, or the case is not there.
-        OSError: FANS fails; the message ends with its last words.
+        FileNotFoundError: the program, or ``mpirun``, or a file of the case is not there.
+        ValueError: the cell has too few voxels along its first axis for so many processes.
+        OSError: FANS fails; the message ends with what it said of the reason.
     """
     folder, ranks = _checks.as_path(folder, "folder"), _checks.positive_integer("ranks", ranks)
-    if not (folder / CASE).exists():
-        raise FileNotFoundError(f"No {CASE} in {folder}: write it with rlnlib.fans.write.")
+    for name in (CASE, CELL):
+        if not (folder / name).exists():
+            raise FileNotFoundError(f"No {name} in {folder}: write it with rlnlib.fans.write.")
+    with h5py.File(folder / CELL, "r") as file:
+        planes = file["labels"].shape[2]  # [z][y][x]
+    if planes - (ranks - 1) * math.ceil(planes / ranks) < PLANES:  # what is left for the last process
+        raise ValueError(
+            f"ranks={ranks} is too many: FANS gives each process {PLANES} or more planes of voxels along x, of which "
+            f"the cell has {planes}."
+        )
     command = [program, CASE, RESULT] if ranks == 1 else ["mpirun", "-n", str(ranks), program, CASE, RESULT]
     for name in (program, command[0]):
         if shutil.which(name) is None:
@@ -136,7 +153,8 @@ def run(folder, ranks: int = 1, program: str = "FANS") -> Path:
     (folder / RESULT).unlink(missing_ok=True)  # FANS adds to a file that is there
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
     if done.returncode or not (folder / RESULT).exists():
-        words = " ".join((done.stdout + done.stderr).split())[-300:]
+        words = " ".join((done.stdout + done.stderr).partition("what():")[2].split())[:300]  # an exception of its own
+        words = words or " ".join((done.stdout + done.stderr).split())[-300:]
         raise OSError(f"{' '.join(command)} in {folder} failed with the exit code {done.returncode}: {words}")
     return folder / RESULT
 
@@ -144,8 +162,9 @@ def run(folder, ranks: int = 1, program: str = "FANS") -> Path:
 def read(folder, result: str = RESULT) -> Solution:
     """The result of FANS for the case of a folder, as :func:`rlnlib.solve_strain` gives it, in float64.
 
-    FANS does not say how many iterations it took and what residual is left: ``iterations`` is -1, and the residual
-    and the displacement are NaN. ``converged`` says whether the fields are finite and their means the prescribed ones.
+    ``residual`` is the last of ``residuals``, which FANS carries along, not one computed again. ``converged`` says that
+    it is within FANS's tolerance, the fields are finite and their means the prescribed ones. Where the case did not ask
+    FANS for displacement and errors, ``iterations`` is -1, and NaN stands in the place of the others.
 
     Returns:
         :class:`rlnlib.Solution` of a batch of one cell.
@@ -166,8 +185,13 @@ def read(folder, result: str = RESULT) -> Solution:
         with h5py.File(folder / result, "r") as file:
             found = file[f"{about['datasetname'].strip('/')}_results/load0/time_step0"]
             strain = found["strain"][()].T[_ORDER].astype(np.float64)  # (6, x, y, z)
-        if strain.shape != (6, *labels.shape):
+            displacement = np.full((3, *labels.shape), math.nan)
+            if "displacement_fluctuation" in found:
+                displacement = found["displacement_fluctuation"][()].T.astype(np.float64)  # (3, x, y, z)
+            errors = found["absolute_error"][()] if "absolute_error" in found else None
+        if strain.shape != (6, *labels.shape) or displacement.shape != (3, *labels.shape):
             raise ValueError(f"its strain has the shape {strain.shape}, the cell {labels.shape}")
+        tolerance, kind = case["error_parameters"]["tolerance"], case["error_parameters"]["type"]
         numbers = {int(number): place for place, number in enumerate(material["phases"])}
         places = np.vectorize(numbers.__getitem__, otypes=[np.int64])(labels)
         mean_strain, mean_stress = _prescribed(loading)
@@ -188,16 +212,19 @@ def read(folder, result: str = RESULT) -> Solution:
             (effective - mean_stress)[:, ~mean_stress.isnan()].abs().sum() / (1e-300 + stress.abs().max()),
         ]
     )
-    nan = torch.full((1, 3, *labels.shape), math.nan, dtype=torch.float64)
+    within, residuals = True, torch.full((1, 1), math.nan, dtype=torch.float64)
+    if errors is not None:
+        within = bool(errors[-1] <= tolerance * (errors[0] if kind == "relative" else 1))
+        residuals = torch.from_numpy(errors / max(errors[0], 1e-300))[None]
     return Solution(
         strain=fields,
         stress=stress,
         effective_stress=effective,
-        displacement=nan,
-        converged=(missed < 1e-6).all()[None] & torch.isfinite(fields).all(),
-        iterations=torch.tensor([-1]),
-        residuals=nan[:, :1, 0, 0, 0],
-        residual=nan[:, 0, 0, 0, 0],
+        displacement=torch.from_numpy(np.ascontiguousarray(displacement))[None],
+        converged=(missed < 1e-6).all()[None] & torch.isfinite(fields).all() & within,
+        iterations=torch.tensor([-1 if errors is None else len(errors) - 1]),
+        residuals=residuals,
+        residual=residuals[:, -1],
     )
 
 

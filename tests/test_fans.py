@@ -1,5 +1,6 @@
 """Cells that go to the program FANS and come back: its files, its axes, its order of components."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -26,7 +27,10 @@ def fake_result(folder, solution):
     """What FANS writes, from a solution of ours."""
     strain = solution.strain[0].numpy()[[0, 1, 2, 5, 4, 3]].T  # [z][y][x][component]
     with h5py.File(folder / "result.h5", "w") as file:
-        file["labels_results/load0/time_step0/strain"] = strain
+        step = file.create_group("labels_results/load0/time_step0")
+        step["strain"] = strain
+        step["displacement_fluctuation"] = solution.displacement[0].numpy().T
+        step["absolute_error"] = 7 * solution.residuals[0].numpy()
 
 
 @pytest.mark.reference
@@ -77,6 +81,8 @@ def test_a_case_that_is_written_is_the_case_that_fans_ran(reference_data, tmp_pa
     )
     for case in (written, ran):
         (material,) = case["materials"]
+        wanted = set(case.pop("results"))
+        assert wanted >= {"strain", "stress_average"}
         case["moduli"] = [np.round(values, 12).tolist() for values in material.pop("material_properties").values()]
     assert written == ran
     with h5py.File(tmp_path / "cell.h5") as file:
@@ -92,18 +98,29 @@ def test_a_cell_goes_there_and_back(labels, tmp_path):
     solution = rlnlib.solve_strain(labels, phases=PHASES, macroscopic_strain=load, rtol=1e-10)
     fake_result(tmp_path, solution)
     back = fans.read(tmp_path)
-    for name in ("strain", "stress", "effective_stress"):
+    for name in ("strain", "stress", "effective_stress", "displacement", "residuals"):
         assert torch.allclose(getattr(back, name), getattr(solution, name), atol=1e-12)
-    assert bool(back.converged)
+    assert bool(back.converged) and back.iterations.tolist() == solution.iterations.tolist()
     other = rlnlib.solve_strain(labels, phases=PHASES, macroscopic_strain=(1, 0, 0, 0, 0, 0))
     fake_result(tmp_path, other)
     assert not bool(fans.read(tmp_path).converged)
+    fake_result(tmp_path, dataclasses.replace(solution, residuals=solution.residuals[:, :3]))
+    assert not bool(fans.read(tmp_path).converged)  # FANS had too few iterations
 
 
 def test_an_odd_number_of_voxels_along_z_is_refused(labels, tmp_path):
     with pytest.raises(ValueError, match=r"5 voxels along axis 2.*even number along z"):
         fans.write(tmp_path / "case", labels.swapaxes(1, 2), phases=PHASES)
     assert not (tmp_path / "case").exists()
+
+
+def test_processes_without_planes_of_their_own_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"3 voxels along axis 0, but FANS needs 4"):
+        fans.write(tmp_path / "case", np.eye(3, 4, dtype=int)[..., None].repeat(2, 2), contrast=2.0)
+    fans.write(tmp_path, np.eye(13, 2, dtype=int)[..., None].repeat(2, 2), contrast=2.0)
+    for ranks in (3, 4, 13):  # of 3 the last would have 3 planes
+        with pytest.raises(ValueError, match=rf"ranks={ranks} is too many.* has 13"):
+            fans.run(tmp_path, ranks=ranks)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +159,9 @@ def test_the_program_is_run_in_the_folder_and_its_failure_is_told(labels, tmp_pa
         fans.run(case, program=program(tmp_path, "echo wrong element; exit 3"))
     with pytest.raises(OSError, match="exit code 0"):
         fans.run(case, program=program(tmp_path, "true"))
+    crash = "echo before; echo 'what():  no such material' >&2; echo mpirun noticed " + "that " * 99 + ">&2; exit 134"
+    with pytest.raises(OSError, match=r"exit code 134: no such material"):
+        fans.run(case, program=program(tmp_path, crash))
 
 
 def test_what_is_missing_is_named(labels, tmp_path):
@@ -158,8 +178,26 @@ def test_what_is_missing_is_named(labels, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("FANS") is None, reason="the program FANS is not here")
-def test_the_program_itself_gives_our_field(labels, tmp_path):
-    fans.write(tmp_path, labels, phases=PHASES, rtol=1e-10)
-    fans.run(tmp_path, ranks=min(2, os.cpu_count() or 1))
-    ours = rlnlib.solve_strain(labels, phases=PHASES, rtol=1e-10).strain
-    assert (fans.read(tmp_path).strain - ours).abs().max() < 1e-7
+@pytest.mark.parametrize("seed", range(8))
+def test_the_program_itself_gives_our_fields(seed, tmp_path):
+    random = np.random.default_rng(seed)
+    shape = random.integers(4, 14), random.integers(2, 12), 2 * random.integers(1, 6)
+    numbers = random.integers(2, 5)
+    cell = {
+        "stiff": random.integers(0, numbers, shape),
+        "phases": [(float(10 ** random.uniform(-1, 1)), float(random.uniform(0, 0.45))) for _ in range(numbers)],
+        "macroscopic_strain": random.normal(size=6),
+        "spacing": tuple(random.uniform(0.5, 2, 3)),
+        "discretization": ("bbar", "hex8")[seed % 2],
+    }
+    if seed > 4:  # some components of the mean stress in the place of the strain's
+        of_stress = random.permutation(6) < 3
+        cell["macroscopic_stress"] = np.where(of_stress, random.normal(size=6), np.nan)
+        cell["macroscopic_strain"][of_stress] = np.nan
+    fans.write(tmp_path, rtol=1e-12, **cell)
+    fans.run(tmp_path, ranks=2 if shape[0] >= 8 and (os.cpu_count() or 1) > 1 else 1)
+    theirs, ours = fans.read(tmp_path), rlnlib.solve_strain(rtol=1e-12, dtype=torch.float64, **cell)
+    for name in ("strain", "stress", "displacement"):
+        field = getattr(ours, name)
+        assert (getattr(theirs, name) - field).abs().max() < 1e-9 * field.abs().max()
+    assert bool(theirs.converged) and float(theirs.residual) <= 1e-12

@@ -32,7 +32,8 @@ def use(device: torch.device | str) -> bool:
     Returns:
         True for a CPU, unless ``RLN_PLAIN=1`` asks for the plain twins everywhere.
     """
-    return torch.device(device).type == "cpu" and os.environ.get("RLN_PLAIN", "0") in ("", "0")
+    kind = device.type if isinstance(device, torch.device) else torch.device(device).type
+    return kind == "cpu" and os.environ.get("RLN_PLAIN", "0") in ("", "0")
 
 
 def __getattr__(name: str):

@@ -26,7 +26,7 @@ def reused(dtype: torch.dtype) -> Iterator[None]:
     A tensor is a tensor like any other: its block is free again when nothing refers to it.
     """
     before = getattr(_here, "pool", None)
-    _here.pool = (dtype, defaultdict(list))
+    _here.pool = (dtype, defaultdict(list))  # by size: blocks, and who uses each
     try:
         yield
     finally:
@@ -38,10 +38,15 @@ def empty(shape, dtype: torch.dtype) -> torch.Tensor:
     kept, blocks = getattr(_here, "pool", None) or (None, {})
     if dtype.to_real() != kept:
         return torch.empty(*shape, dtype=dtype)
-    free = blocks[math.prod(shape) * dtype.itemsize]
-    block = free.pop() if free else np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
-    view = block[:]  # dies with the last tensor that refers to it, and the block does not
-    weakref.finalize(view, free.append, block).atexit = False
+    size = math.prod(shape) * dtype.itemsize
+    for slot in blocks[size]:
+        if slot[1]() is None:
+            break
+    else:
+        slot = [np.empty(size, np.uint8), None]
+        blocks[size].append(slot)
+    view = slot[0][:]  # dies with the last tensor that refers to it, and the block does not
+    slot[1] = weakref.ref(view)
     return torch.from_numpy(view).view(dtype).view(*shape)
 
 
