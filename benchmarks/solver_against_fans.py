@@ -124,7 +124,9 @@ def main():
             of_process = [our_process(cell, options, folder, p)[1] for cell in (large, tiny)]
             peak[f"rlnlib, {p}"] = of_process[0] - of_process[1]
     pairs = [(f"rlnlib, {p}, {size}", f"FANS, {size}") for size in options.sizes for p in ours]
+    version = subprocess.check_output([PROGRAM, "--version"], text=True).strip()
     result = {
+        "program": version,
         **common.raw(seconds, counts, pairs),
         "iterations": iterations,
         "largest_difference_of_strain": differences,

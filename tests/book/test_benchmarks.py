@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -38,6 +39,8 @@ TINY = {
     "memory": ["--sizes", "12", "--cells", "2"],
     "time_accuracy": ["--cells", "1", "--contrasts", "10", "--iterations", "2", "--repeats", "1"],
 }
+if shutil.which("FANS"):
+    TINY["solver_against_fans"] = ["--sizes", "11", "12", "--cells", "1", "1", "--repeats", "1", "--large", "16"]
 
 
 @pytest.fixture(scope="module")
