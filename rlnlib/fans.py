@@ -51,6 +51,9 @@ def write(
 ) -> Path:
     """Write one cell and its load as a case of FANS.
 
+    Where N1, N2 and N3 / 2 + 1 are all odd, FANS's preconditioner leaves out one frequency: the field is right, after
+    several times the iterations. A plane more or less mends that.
+
     Args:
         folder: receives ``case.json`` and ``cell.h5``.
         stiff: (N1, N2, N3), bool or 0/1, or integer labels with ``phases``; N1 at least 4, N3 even.

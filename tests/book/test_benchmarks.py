@@ -6,6 +6,7 @@ import multiprocessing
 import re
 import runpy
 import shutil
+import statistics
 import sys
 from pathlib import Path
 
@@ -194,3 +195,20 @@ def test_a_bound_is_reached_or_not_as_its_number_says():
         reached = value >= bound if sense == "at least" else value <= bound
         verdict = "reached" if reached else "not reached"
         assert f"| {what} | {value:.4g} | {sense} {bound:g} | {verdict} |" in text
+
+
+def test_beside_fans_the_page_says_what_the_record_has():
+    record = FOUND["solver_against_fans"]
+    for size in record["settings"]["sizes"]:
+        counts = [record["iterations"][f"{side}, {size}"] for side in ("FANS", "rlnlib, float32", "rlnlib, float64")]
+        assert counts[0] == counts[2] and max(abs(a - b) for a, b in zip(*counts[:2], strict=True)) <= 1
+        assert record["largest_difference_of_strain"][f"float64, {size}"] < 1e-12
+        assert record["largest_difference_of_strain"][f"float32, {size}"] < 1e-5
+        assert record["ratio"][f"rlnlib, float32, {size} / FANS, {size}"]["least"] > 3
+        assert record["ratio"][f"rlnlib, float64, {size} / FANS, {size}"]["median"] > 1.8
+    spent = {side: statistics.median(turns) for side, turns in record["processor_seconds_of_a_process"].items()}
+    assert 2 * spent["FANS"] < spent["rlnlib, float32"]
+    single, double = (
+        record["bytes_per_voxel"][f"rlnlib, {p}"] / record["bytes_per_voxel"]["FANS"] for p in ("float32", "float64")
+    )
+    assert 0.8 < single < 1 and 1.25 < double < 1.4
