@@ -67,7 +67,7 @@ def test_generated_fractions_are_those_of_the_design_and_both_phases_are_there()
 
 
 def test_cells_smaller_than_the_default_grains_are_refused_with_the_default():
-    with pytest.raises(ValueError, match=r"grain_size is \(1, 10\) by default, and a cell has 8 voxels"):
+    with pytest.raises(ValueError, match=r"grain_size is \(1, 10\), as by default, and a cell has 8 voxels"):
         microstructure.generate_cells(1, size=8)
 
 
