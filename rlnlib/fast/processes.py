@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from lightning_fabric import Fabric
 
 from rlnlib import _checks
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def fast_precision(device: str = "auto") -> str:
@@ -23,6 +27,8 @@ def fast_precision(device: str = "auto") -> str:
 
 def start(device, precision: str) -> Fabric:
     """One process, or those that ``torchrun`` started, each with its own device."""
+    from lightning_fabric import Fabric  # here, since it takes a second to import
+
     if str(device) != "auto":
         _checks.as_device(device)
     world, here = (_checks.from_environment(name, 1) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
