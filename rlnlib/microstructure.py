@@ -66,7 +66,9 @@ def check_design(size: int, grain_size, stiff_fraction) -> tuple[int, tuple[int,
     size = _checks.positive_integer("size", size, least=2)
     low, high = _checks.pair("grain_size", grain_size)
     if (low, high) == (1, 10) and size < 10:
-        raise ValueError(f"grain_size is (1, 10), as by default, and a cell has {size} voxels: give a range up to that.")
+        raise ValueError(
+            f"grain_size is (1, 10), as by default, and a cell has {size} voxels: give a range up to that."
+        )
     low = _checks.positive_integer("grain_size", low, most=size)
     high = _checks.positive_integer("grain_size", high, least=low, most=size)
     least, most = _checks.pair("stiff_fraction", stiff_fraction)

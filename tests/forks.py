@@ -1,8 +1,10 @@
-"""Calls in a copy of this process, which need not load torch again: that takes seconds."""
+"""Calls in a copy of this process, which need not load torch and Fabric again: that takes seconds."""
 
 import multiprocessing
 import os
 import sys
+
+import lightning_fabric  # noqa: F401
 
 
 def begin(function, *arguments, **environment):

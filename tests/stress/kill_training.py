@@ -18,6 +18,7 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a copy of this process must not wait for threads that it does not have
 
+import lightning_fabric  # noqa: F401  (here, so that no copy spends its short life on importing it)
 import torch
 
 import rlnlib
