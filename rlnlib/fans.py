@@ -13,10 +13,14 @@ strain (eq. 1), since both are means over a voxel of one material.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
 import subprocess
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -51,12 +55,10 @@ def write(
 ) -> Path:
     """Write one cell and its load as a case of FANS.
 
-    Where N1, N2 and N3 / 2 + 1 are all odd, FANS's preconditioner leaves out one frequency: the field is right, after
-    several times the iterations. A plane more or less mends that.
-
     Args:
         folder: receives ``case.json`` and ``cell.h5``.
-        stiff: (N1, N2, N3), bool or 0/1, or integer labels with ``phases``; N1 at least 4, N3 even.
+        stiff: (N1, N2, N3), bool or 0/1, or integer labels with ``phases``; N1 at least 4, N3 even, and where N1 is odd
+            no multiple of four.
         contrast, poisson, phases, max_iterations: as in :func:`rlnlib.solve_strain`.
         macroscopic_strain, macroscopic_stress, spacing: likewise.
         discretization: "bbar" or "hex8".
@@ -66,8 +68,7 @@ def write(
         the path of ``case.json``.
 
     Raises:
-        ValueError: an argument is wrong, or the cell has an odd number of voxels along its last axis, or fewer than 4
-            along its first.
+        ValueError: an argument is wrong, or FANS cannot take a cell of this shape; the message says what can be done.
         OSError: the folder cannot be written.
     """
     folder = _checks.as_path(folder, "folder")
@@ -77,20 +78,16 @@ def write(
         raise ValueError(f"stiff must be one cell; it holds {len(cell)}. Write each into a folder of its own.")
     if cell.stiffness is not None:
         raise ValueError("phases must be (young, poisson) pairs: a case of isotropic phases is what is written here.")
-    if cell.shape[2] % 2:
-        raise ValueError(
-            f"stiff has {cell.shape[2]} voxels along axis 2, but FANS needs an even number along z: on an odd one its "
-            f"Fourier transform gives a wrong field. Turn the cell, or cut off a plane."
-        )
-    if cell.shape[0] < PLANES:
-        raise ValueError(
-            f"stiff has {cell.shape[0]} voxels along axis 0, but FANS needs {PLANES} or more along x: turn the cell, "
-            f"or repeat it."
-        )
+    _refuse_shape(cell.shape)
     if macroscopic_stress is None:
         strain, stress, of_stress = cell.macroscopic_strain, cell.macroscopic_strain, torch.zeros(6, dtype=torch.bool)
     else:
         strain, stress, of_stress = split_load(macroscopic_strain, macroscopic_stress, 1)
+    # FANS wants the labels that occur to be 0, 1, ...
+    present, labels = np.unique(cell.labels[0].cpu().numpy(), return_inverse=True)
+    if len(present) > 2**16:
+        raise ValueError(f"stiff has {len(present)} labels, of which FANS takes {2**16} at most.")
+    labels = labels.reshape(cell.shape).T.astype(np.uint16)  # [z][y][x]
     case = {
         "microstructure": {
             "filepath": CELL,
@@ -101,25 +98,27 @@ def write(
         "strain_type": "small",
         "materials": [
             {
-                "phases": list(range(len(cell.phases))),
+                "phases": list(range(len(present))),
                 "matmodel": "LinearElasticIsotropic",
                 "material_properties": {
-                    "bulk_modulus": [young / (3 * (1 - 2 * nu)) for young, nu in cell.phases],
-                    "shear_modulus": [young / (2 * (1 + nu)) for young, nu in cell.phases],
+                    "bulk_modulus": [young / (3 * (1 - 2 * nu)) for young, nu in (cell.phases[i] for i in present)],
+                    "shear_modulus": [young / (2 * (1 + nu)) for young, nu in (cell.phases[i] for i in present)],
                 },
             }
         ],
         "FE_type": _ELEMENTS[_checks.one_of("discretization", discretization, _ELEMENTS)],
         "method": "cg",
         "error_parameters": {"measure": "L2", "type": "relative", "tolerance": _checks.positive("rtol", rtol)},
-        "n_it": _checks.positive_integer("max_iterations", max_iterations),
+        "n_it": _checks.positive_integer("max_iterations", max_iterations, most=2**31 - 1),
         "macroscale_loading": [_loading(strain[0], stress[0], of_stress)],
         "results": ["strain", "stress_average", "strain_average", "displacement_fluctuation", "absolute_error"],
     }
+    # The name of the fields in the result, by which `read` tells them from those of another case.
+    case["results_prefix"] = hashlib.sha256(json.dumps(case).encode() + labels.tobytes()).hexdigest()[:16]
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / CELL) as partial, h5py.File(partial, "w") as file:
-            file["labels"] = cell.labels[0].cpu().numpy().T.astype(np.uint16)  # [z][y][x]
+            file["labels"] = labels
         write_atomically(folder / CASE, (json.dumps(case, indent=1) + "\n").encode())
     return folder / CASE
 
@@ -128,37 +127,40 @@ def run(folder, ranks: int = 1, program: str = "FANS") -> Path:
     """Run FANS on the case of a folder, with ``ranks`` processes of MPI.
 
     Returns:
-        the path of ``result.h5``.
+        the path of ``result.h5``, which takes the place of an earlier one when FANS has ended well.
 
     Raises:
         FileNotFoundError: the program, or ``mpirun``, or a file of the case is not there.
         ValueError: the cell has too few voxels along its first axis for so many processes.
-        OSError: FANS fails; the message ends with what it said of the reason.
+        OSError: a file of the case is damaged, or FANS fails; the message ends with what it said of the reason.
     """
     folder, ranks = _checks.as_path(folder, "folder"), _checks.positive_integer("ranks", ranks)
-    for name in (CASE, CELL):
-        if not (folder / name).exists():
-            raise FileNotFoundError(f"No {name} in {folder}: write it with rlnlib.fans.write.")
-    with h5py.File(folder / CELL, "r") as file:
-        planes = file["labels"].shape[2]  # [z][y][x]
+    planes = _read_case(folder).labels.shape[0]
     if planes - (ranks - 1) * math.ceil(planes / ranks) < PLANES:  # what is left for the last process
         raise ValueError(
             f"ranks={ranks} is too many: FANS gives each process {PLANES} or more planes of voxels along x, of which "
             f"the cell has {planes}."
         )
-    command = [program, CASE, RESULT] if ranks == 1 else ["mpirun", "-n", str(ranks), program, CASE, RESULT]
-    for name in (program, command[0]):
+    for name in (program, "mpirun")[: 1 + (ranks > 1)]:
         if shutil.which(name) is None:
             raise FileNotFoundError(
                 f"The program {name} is not found: `conda install -c conda-forge fans` brings FANS and MPI; or copy "
                 f"{folder} to where it is, and run `mpirun -n N FANS {CASE} {RESULT}` there."
             )
-    (folder / RESULT).unlink(missing_ok=True)  # FANS adds to a file that is there
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
-    if done.returncode or not (folder / RESULT).exists():
-        words = " ".join((done.stdout + done.stderr).partition("what():")[2].split())[:300]  # an exception of its own
-        words = words or " ".join((done.stdout + done.stderr).split())[-300:]
-        raise OSError(f"{' '.join(command)} in {folder} failed with the exit code {done.returncode}: {words}")
+    with writing(folder / RESULT), replacing((folder / RESULT).resolve()) as partial:
+        command = ["mpirun", "-n", str(ranks)] * (ranks > 1) + [str(Path(shutil.which(program) or "").resolve())]
+        done = subprocess.run(
+            [*command, CASE, partial.name],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+        if done.returncode or not partial.exists():
+            said = done.stderr.partition("what():")[2] or done.stderr  # first an exception of its own
+            words = " ".join(word for word in said.split() if word.strip("-"))[:300] or done.stdout.strip()[-300:]
+            raise OSError(f"{' '.join(command)} in {folder} failed with the exit code {done.returncode}: {words}")
     return folder / RESULT
 
 
@@ -166,8 +168,9 @@ def read(folder, result: str = RESULT) -> Solution:
     """The result of FANS for the case of a folder, as :func:`rlnlib.solve_strain` gives it, in float64.
 
     ``residual`` is the last of ``residuals``, which FANS carries along, not one computed again. ``converged`` says that
-    it is within FANS's tolerance, the fields are finite and their means the prescribed ones. Where the case did not ask
-    FANS for displacement and errors, ``iterations`` is -1, and NaN stands in the place of the others.
+    it is within FANS's tolerance, the fields are finite and their means the prescribed ones; else a RuntimeWarning says
+    what is wrong. (Where nothing is to be solved, as in a homogeneous cell, FANS divides by zero.) Where the case did
+    not ask FANS for displacement and errors, ``iterations`` is -1, and NaN stands in the place of the others.
 
     Returns:
         :class:`rlnlib.Solution` of a batch of one cell.
@@ -176,59 +179,137 @@ def read(folder, result: str = RESULT) -> Solution:
         FileNotFoundError, OSError: a file of the case is missing or damaged, or holds no result of this case.
     """
     folder = _checks.as_path(folder, "folder")
-    for name in (CASE, result):
-        if not (folder / name).exists():
-            raise FileNotFoundError(f"No {name} in {folder}: fans.write makes {CASE}, and FANS the result.")
-    try:
-        case = json.loads((folder / CASE).read_text(encoding="utf-8"))
-        about, (material,), (loading, *_) = case["microstructure"], case["materials"], case["macroscale_loading"]
-        bulk, shear = (material["material_properties"][f"{name}_modulus"] for name in ("bulk", "shear"))
-        with h5py.File(folder / about["filepath"], "r") as file:
-            labels = file[about["datasetname"]][()].T.astype(np.int64)  # (x, y, z)
-        with h5py.File(folder / result, "r") as file:
-            found = file[f"{about['datasetname'].strip('/')}_results/load0/time_step0"]
-            strain = found["strain"][()].T[_ORDER].astype(np.float64)  # (6, x, y, z)
-            displacement = np.full((3, *labels.shape), math.nan)
-            if "displacement_fluctuation" in found:
-                displacement = found["displacement_fluctuation"][()].T.astype(np.float64)  # (3, x, y, z)
-            errors = found["absolute_error"][()] if "absolute_error" in found else None
-        if strain.shape != (6, *labels.shape) or displacement.shape != (3, *labels.shape):
-            raise ValueError(f"its strain has the shape {strain.shape}, the cell {labels.shape}")
-        tolerance, kind = case["error_parameters"]["tolerance"], case["error_parameters"]["type"]
-        numbers = {int(number): place for place, number in enumerate(material["phases"])}
-        places = np.vectorize(numbers.__getitem__, otypes=[np.int64])(labels)
-        mean_strain, mean_stress = _prescribed(loading)
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        reason = f"{type(error).__name__}: {error}"
-        raise OSError(
-            f"{folder} holds no case with one isotropic result of FANS that can be read ({reason})."
-        ) from error
-    k, mu = (torch.tensor(moduli, dtype=torch.float64)[torch.from_numpy(places)] for moduli in (bulk, shear))
+    case = _read_case(folder)
+    if not (folder / result).exists():
+        raise FileNotFoundError(f"No {result} in {folder}: run FANS on {CASE}, for instance with rlnlib.fans.run.")
+    with _reading(folder), h5py.File(folder / result, "r") as file:
+        if case.fields not in file:
+            raise ValueError(f"{result} has no {case.fields}: it is of another case, so run FANS again")
+        found = file[case.fields]
+        strain = found["strain"][()].T[_ORDER].astype(np.float64)  # (6, x, y, z)
+        displacement = np.full((3, *case.labels.shape), math.nan)
+        if "displacement_fluctuation" in found:
+            displacement = found["displacement_fluctuation"][()].T.astype(np.float64)  # (3, x, y, z)
+        errors = found["absolute_error"][()] if "absolute_error" in found else np.full(1, math.nan)
+        if strain.shape != (6, *case.labels.shape) or displacement.shape != (3, *case.labels.shape):
+            raise ValueError(f"its strain has the shape {strain.shape}, the cell {case.labels.shape}")
+        residuals = torch.from_numpy(errors / max(errors[0], 1e-300))[None].double()
     fields = torch.from_numpy(np.ascontiguousarray(strain))[None]
-    stress = elasticity.hooke(fields, k - 2 * mu / 3, mu)
+    stress = elasticity.hooke(fields, *torch.from_numpy(case.lame)[:, torch.from_numpy(case.labels)])
     effective = stress.mean((2, 3, 4))
     missed = torch.stack(
         [
-            (fields.mean((2, 3, 4)) - mean_strain)[:, ~mean_strain.isnan()].abs().sum() / (1e-300 + fields.abs().max()),
-            (effective - mean_stress)[:, ~mean_stress.isnan()].abs().sum() / (1e-300 + stress.abs().max()),
+            (fields.mean((2, 3, 4)) - case.strain)[:, ~case.strain.isnan()].abs().sum() / (1e-300 + fields.abs().max()),
+            (effective - case.stress)[:, ~case.stress.isnan()].abs().sum() / (1e-300 + stress.abs().max()),
         ]
     )
-    within, residuals = True, torch.full((1, 1), math.nan, dtype=torch.float64)
-    if errors is not None:
-        within = bool(errors[-1] <= tolerance * (errors[0] if kind == "relative" else 1))
-        residuals = torch.from_numpy(errors / max(errors[0], 1e-300))[None]
+    within = math.isnan(errors[-1]) or errors[-1] <= case.tolerance * (errors[0] if case.relative else 1)
+    converged = torch.isfinite(fields).all() & (missed < max(1e-6, 10 * case.tolerance)).all() & bool(within)
+    if not converged:
+        warnings.warn(
+            f"The field in {folder} is no solution: FANS came to a residual of {float(residuals[0, -1]):.1e} after "
+            f"{len(errors) - 1} iterations, and the means are off by {float(missed.max()):.1e}. Where all iterations "
+            f"were spent, write the case with a larger max_iterations.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return Solution(
         strain=fields,
         stress=stress,
         effective_stress=effective,
         displacement=torch.from_numpy(np.ascontiguousarray(displacement))[None],
-        converged=(missed < 1e-6).all()[None] & torch.isfinite(fields).all() & within,
-        iterations=torch.tensor([-1 if errors is None else len(errors) - 1]),
+        converged=converged[None],
+        iterations=torch.tensor([len(errors) - 1 or -1]),
         residuals=residuals,
         residual=residuals[:, -1],
     )
+
+
+def _refuse_shape(shape) -> None:
+    """Raise ValueError for a number of voxels along some axis with which FANS goes wrong."""
+    n1, _, n3 = shape
+    if n3 % 2:
+        raise ValueError(
+            f"stiff has {n3} voxels along axis 2, but FANS needs an even number along z: on an odd one its "
+            f"Fourier transform gives a wrong field. Turn the cell, or cut off a plane."
+        )
+    if n1 < PLANES:
+        raise ValueError(
+            f"stiff has {n1} voxels along axis 0, but FANS needs {PLANES} or more along x: turn the cell, or repeat it."
+        )
+    if n1 % 2 and n3 % 4 == 0:
+        raise ValueError(
+            f"stiff has {n1} voxels along axis 0 and {n3} along axis 2. With an odd number along x and a multiple of "
+            f"four along z, FANS's preconditioner may leave out a frequency, after which it takes many times the "
+            f"iterations or fails. Turn the cell so that an even axis comes first, or cut off a plane."
+        )
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What a case says: labels (x, y, z); Lame parameters (2, phases); mean strain and stress (6,), in our order, NaN
+    where they are not prescribed; when FANS stops; the name of its fields in the result.
+    """
+
+    labels: np.ndarray
+    lame: np.ndarray
+    strain: torch.Tensor
+    stress: torch.Tensor
+    tolerance: float
+    relative: bool
+    fields: str
+
+
+def _read_case(folder: Path) -> _Case:
+    if not (folder / CASE).exists():
+        raise FileNotFoundError(f"No {CASE} in {folder}: write it with rlnlib.fans.write.")
+    with _reading(folder):
+        case = json.loads((folder / CASE).read_text(encoding="utf-8"))
+        about, (material,), (loading,) = case["microstructure"], case["materials"], case["macroscale_loading"]
+        kind = case["problem_type"], case.get("strain_type", "small"), material["matmodel"]
+        if kind != ("mechanical", "small", "LinearElasticIsotropic") or case["FE_type"] not in _ELEMENTS.values():
+            raise ValueError(f"the case is {', '.join(kind)}, {case['FE_type']}")
+        bulk, shear = (
+            np.array(material["material_properties"][f"{name}_modulus"], float) for name in ("bulk", "shear")
+        )
+        if not (folder / about["filepath"]).exists():
+            raise FileNotFoundError(f"No {about['filepath']} in {folder}: write it with rlnlib.fans.write.")
+        with h5py.File(folder / about["filepath"], "r") as file:
+            labels = file[about["datasetname"]][()].T.astype(np.int64)  # (x, y, z)
+        numbers = material["phases"]
+        if not bulk.shape == shear.shape == (len(numbers),):
+            raise ValueError(f"{len(numbers)} phases, but moduli of the shapes {bulk.shape} and {shear.shape}")
+        places = np.full(1 + max(*numbers, labels.max()), -1)
+        places[numbers] = range(len(numbers))
+        labels = places[labels]
+        if labels.min() < 0:
+            raise ValueError("the cell has labels that no material names")
+        strain, stress = _prescribed(loading)
+        rule = case["error_parameters"]
+        prefix = f"{about['datasetname'].strip('/')}_results/{case.get('results_prefix', '')}".strip("/")
+        return _Case(
+            labels,
+            np.stack([bulk - 2 * shear / 3, shear]),
+            strain,
+            stress,
+            float(rule["tolerance"]),
+            rule["type"] == "relative",
+            f"{prefix}/load0/time_step0",
+        )
+
+
+@contextmanager
+def _reading(folder: Path):
+    """Say of a file that is damaged, or of another kind of case, in which folder it is."""
+    try:
+        yield
+    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.errno is not None):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise OSError(
+            f"{folder} holds no case with one isotropic result of FANS that can be read ({reason})."
+        ) from error
 
 
 def _loading(strain: torch.Tensor, stress: torch.Tensor, of_stress: torch.Tensor):
@@ -248,10 +329,9 @@ def _prescribed(loading) -> tuple[torch.Tensor, torch.Tensor]:
     """The inverse of :func:`_loading`: mean strain and stress in our order, NaN where they are not prescribed."""
     strain, stress = np.full(6, math.nan), np.full(6, math.nan)
     if isinstance(loading, dict):
-        strain[loading["strain_indices"]], stress[loading["stress_indices"]] = (
-            loading["strain"][0],
-            loading["stress"][0],
-        )
+        for values, name in ((strain, "strain"), (stress, "stress")):
+            if loading[f"{name}_indices"]:
+                (values[loading[f"{name}_indices"]],) = loading[name]
     else:
-        strain[:] = loading[0]
+        (strain[:],) = loading
     return torch.from_numpy(strain[_ORDER]), torch.from_numpy(stress[_ORDER])

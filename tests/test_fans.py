@@ -26,8 +26,9 @@ PHASES = [(1.0, 0.3), (5.0, 0.2), (20.0, 0.35)]
 def fake_result(folder, solution):
     """What FANS writes, from a solution of ours."""
     strain = solution.strain[0].numpy()[[0, 1, 2, 5, 4, 3]].T  # [z][y][x][component]
+    prefix = json.loads((folder / "case.json").read_text())["results_prefix"]
     with h5py.File(folder / "result.h5", "w") as file:
-        step = file.create_group("labels_results/load0/time_step0")
+        step = file.create_group(f"labels_results/{prefix}/load0/time_step0")
         step["strain"] = strain
         step["displacement_fluctuation"] = solution.displacement[0].numpy().T
         step["absolute_error"] = 7 * solution.residuals[0].numpy()
@@ -82,6 +83,7 @@ def test_a_case_that_is_written_is_the_case_that_fans_ran(reference_data, tmp_pa
     for case in (written, ran):
         (material,) = case["materials"]
         wanted = set(case.pop("results"))
+        case.pop("results_prefix", None)
         assert wanted >= {"strain", "stress_average"}
         case["moduli"] = [np.round(values, 12).tolist() for values in material.pop("material_properties").values()]
     assert written == ran
@@ -102,10 +104,58 @@ def test_a_cell_goes_there_and_back(labels, tmp_path):
         assert torch.allclose(getattr(back, name), getattr(solution, name), atol=1e-12)
     assert bool(back.converged) and back.iterations.tolist() == solution.iterations.tolist()
     other = rlnlib.solve_strain(labels, phases=PHASES, macroscopic_strain=(1, 0, 0, 0, 0, 0))
-    fake_result(tmp_path, other)
-    assert not bool(fans.read(tmp_path).converged)
-    fake_result(tmp_path, dataclasses.replace(solution, residuals=solution.residuals[:, :3]))
-    assert not bool(fans.read(tmp_path).converged)  # FANS had too few iterations
+    few = dataclasses.replace(solution, residuals=solution.residuals[:, :3])
+    for wrong in (other, few):  # of another load; of FANS with too few iterations
+        fake_result(tmp_path, wrong)
+        with pytest.warns(RuntimeWarning, match=r"is no solution: FANS came to a residual of .* after \d+ iterations"):
+            assert not bool(fans.read(tmp_path).converged)
+
+
+def test_the_result_of_another_case_is_refused(labels, tmp_path):
+    fans.write(tmp_path, labels, phases=PHASES)
+    fake_result(tmp_path, rlnlib.solve_strain(labels, phases=PHASES, rtol=1e-10))
+    fans.read(tmp_path)
+    for change in ({"discretization": "hex8"}, {"spacing": (1, 1, 2)}, {"phases": PHASES[::-1]}, {"stiff": labels % 2}):
+        fans.write(tmp_path, **{"stiff": labels, "phases": PHASES, **change})
+        with pytest.raises(OSError, match=r"result\.h5 has no .* of another case, so run FANS again"):
+            fans.read(tmp_path)
+
+
+def test_labels_that_occur_are_numbered_from_zero(labels, tmp_path):
+    """FANS takes others for places beyond its table, and numbers above 65535 do not fit into its file."""
+    phases = [(1.0, 0.3)] * 70_000
+    phases[3], phases[-1] = (5.0, 0.2), (20.0, 0.35)
+    many = np.where(labels == 1, 3, np.where(labels == 2, len(phases) - 1, 10))
+    fans.write(tmp_path, many, phases=phases)
+    (material,) = json.loads((tmp_path / "case.json").read_text())["materials"]
+    assert material["phases"] == [0, 1, 2]
+    assert material["material_properties"]["shear_modulus"] == pytest.approx([5 / 2.4, 1 / 2.6, 20 / 2.7])
+    fake_result(tmp_path, solution := rlnlib.solve_strain(many, phases=phases, rtol=1e-10))
+    assert torch.allclose(fans.read(tmp_path).stress, solution.stress, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda case: case["materials"][0].update(matmodel="J2Plasticity"),
+        lambda case: case.update(strain_type="large"),
+        lambda case: case.update(FE_type="HEX8R"),
+        lambda case: case["macroscale_loading"][0].append([0.0] * 6),
+        lambda case: case["macroscale_loading"].append([[0.0] * 6]),
+        lambda case: case.update(macroscale_loading=[[[]]]),
+        lambda case: case["materials"][0]["material_properties"].update(bulk_modulus=[1.0]),
+        lambda case: case["error_parameters"].update(tolerance="small"),
+    ],
+)
+def test_cases_of_another_kind_are_refused_with_their_folder(change, labels, tmp_path):
+    fans.write(tmp_path, labels, phases=PHASES)
+    fake_result(tmp_path, rlnlib.solve_strain(labels, phases=PHASES))
+    case = json.loads((tmp_path / "case.json").read_text())
+    change(case)
+    (tmp_path / "case.json").write_text(json.dumps(case))
+    with pytest.raises(OSError, match=r"holds no case with one isotropic result") as refusal:
+        fans.read(tmp_path)
+    assert str(tmp_path) in str(refusal.value)
 
 
 def test_an_odd_number_of_voxels_along_z_is_refused(labels, tmp_path):
@@ -117,6 +167,9 @@ def test_an_odd_number_of_voxels_along_z_is_refused(labels, tmp_path):
 def test_processes_without_planes_of_their_own_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"3 voxels along axis 0, but FANS needs 4"):
         fans.write(tmp_path / "case", np.eye(3, 4, dtype=int)[..., None].repeat(2, 2), contrast=2.0)
+    with pytest.raises(ValueError, match=r"5 voxels along axis 0 and 8 along axis 2.*leave out a frequency"):
+        fans.write(tmp_path / "case", np.eye(5, 8, dtype=int)[:, None].repeat(2, 1), contrast=2.0)
+    assert not (tmp_path / "case").exists()
     fans.write(tmp_path, np.eye(13, 2, dtype=int)[..., None].repeat(2, 2), contrast=2.0)
     for ranks in (3, 4, 13):  # of 3 the last would have 3 planes
         with pytest.raises(ValueError, match=rf"ranks={ranks} is too many.* has 13"):
@@ -154,6 +207,9 @@ def test_the_program_is_run_in_the_folder_and_its_failure_is_told(labels, tmp_pa
     case = tmp_path / "case"
     fans.write(case, labels, phases=PHASES)
     (case / "result.h5").write_text("of an earlier run")
+    with pytest.raises(OSError, match=r"exit code 3: wrong element"):
+        fans.run(case, program=program(tmp_path, "echo wrong element; exit 3"))
+    assert (case / "result.h5").read_text() == "of an earlier run"
     assert fans.run(case, program=program(tmp_path, 'test "$1" = case.json && touch "$2"')).read_bytes() == b""
     with pytest.raises(OSError, match=r"exit code 3: wrong element"):
         fans.run(case, program=program(tmp_path, "echo wrong element; exit 3"))
@@ -181,7 +237,8 @@ def test_what_is_missing_is_named(labels, tmp_path):
 @pytest.mark.parametrize("seed", range(8))
 def test_the_program_itself_gives_our_fields(seed, tmp_path):
     random = np.random.default_rng(seed)
-    shape = random.integers(4, 14), random.integers(2, 12), 2 * random.integers(1, 6)
+    along_x = random.integers(4, 14)
+    shape = along_x, random.integers(2, 12), random.choice([2, 6, 10] if along_x % 2 else [2, 4, 8])
     numbers = random.integers(2, 5)
     cell = {
         "stiff": random.integers(0, numbers, shape),
@@ -195,7 +252,7 @@ def test_the_program_itself_gives_our_fields(seed, tmp_path):
         cell["macroscopic_stress"] = np.where(of_stress, random.normal(size=6), np.nan)
         cell["macroscopic_strain"][of_stress] = np.nan
     fans.write(tmp_path, rtol=1e-12, **cell)
-    fans.run(tmp_path, ranks=2 if shape[0] >= 8 and (os.cpu_count() or 1) > 1 else 1)
+    fans.run(tmp_path, ranks=2 if along_x >= 8 and (os.cpu_count() or 1) > 1 else 1)
     theirs, ours = fans.read(tmp_path), rlnlib.solve_strain(rtol=1e-12, dtype=torch.float64, **cell)
     for name in ("strain", "stress", "displacement"):
         field = getattr(ours, name)
