@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rlnlib.book.benchmarks import CIRCUMSTANCES, RAW
 
 #: What the end of a record's name says, where two records answer one question.
-ENDINGS = {"1": ", one core", "2": ", two cores", "16": ", 16³", "31": ", 31³"}
+ENDINGS = {"1": ", one core", "2": ", two cores", "16": ", 16³", "31": ", 31³", "512": ", 512³"}
 #: What an iteration of the solver consists of.
 SOLVER_PARTS = ("K u", "two transforms", "product by frequency", "scalar products and updates")
 
