@@ -186,15 +186,14 @@ def read(folder, result: str = RESULT) -> Solution:
         if case.fields not in file:
             raise ValueError(f"{result} has no {case.fields}: it is of another case, so run FANS again")
         found = file[case.fields]
-        strain = found["strain"][()].T[_ORDER].astype(np.float64)  # (6, x, y, z)
-        displacement = np.full((3, *case.labels.shape), math.nan)
+        shape = case.labels.shape
+        strain = _components(found["strain"], shape, _ORDER)
+        displacement = torch.full((3, *shape), math.nan, dtype=torch.float64)
         if "displacement_fluctuation" in found:
-            displacement = found["displacement_fluctuation"][()].T.astype(np.float64)  # (3, x, y, z)
+            displacement = _components(found["displacement_fluctuation"], shape, range(3))
         errors = found["absolute_error"][()] if "absolute_error" in found else np.full(1, math.nan)
-        if strain.shape != (6, *case.labels.shape) or displacement.shape != (3, *case.labels.shape):
-            raise ValueError(f"its strain has the shape {strain.shape}, the cell {case.labels.shape}")
         residuals = torch.from_numpy(errors / max(errors[0], 1e-300))[None].double()
-    fields = torch.from_numpy(np.ascontiguousarray(strain))[None]
+    fields = strain[None]
     stress = elasticity.hooke(fields, *torch.from_numpy(case.lame)[:, torch.from_numpy(case.labels)])
     effective = stress.mean((2, 3, 4))
     missed = torch.stack(
@@ -217,7 +216,7 @@ def read(folder, result: str = RESULT) -> Solution:
         strain=fields,
         stress=stress,
         effective_stress=effective,
-        displacement=torch.from_numpy(np.ascontiguousarray(displacement))[None],
+        displacement=displacement[None],
         converged=converged[None],
         iterations=torch.tensor([len(errors) - 1 or -1]),
         residuals=residuals,
@@ -225,13 +224,23 @@ def read(folder, result: str = RESULT) -> Solution:
     )
 
 
+def _components(values: h5py.Dataset, shape, order) -> torch.Tensor:
+    """Read a field one component after the other. Shape: [z][y][x][component] -> (components, x, y, z)."""
+    if values.shape != (*shape[::-1], len(order)):
+        raise ValueError(f"a field has the shape {values.shape}, the cell {shape}")
+    field = np.empty((len(order), *shape))
+    for i, component in enumerate(order):
+        field[i] = values[..., component].T
+    return torch.from_numpy(field)
+
+
 def _refuse_shape(shape) -> None:
     """Raise ValueError for a number of voxels along some axis with which FANS goes wrong."""
     n1, _, n3 = shape
     if n3 % 2:
         raise ValueError(
-            f"stiff has {n3} voxels along axis 2, but FANS needs an even number along z: on an odd one its "
-            f"Fourier transform gives a wrong field. Turn the cell, or cut off a plane."
+            f"stiff has {n3} voxels along axis 2, but FANS needs an even number along z: on an odd one it "
+            f"crashes or gives a wrong field. Turn the cell, or cut off a plane."
         )
     if n1 < PLANES:
         raise ValueError(
@@ -240,7 +249,7 @@ def _refuse_shape(shape) -> None:
     if n1 % 2 and n3 % 4 == 0:
         raise ValueError(
             f"stiff has {n1} voxels along axis 0 and {n3} along axis 2. With an odd number along x and a multiple of "
-            f"four along z, FANS's preconditioner may leave out a frequency, after which it takes many times the "
+            f"four along z, FANS's preconditioner may leave out a frequency, after which it takes several times the "
             f"iterations or fails. Turn the cell so that an even axis comes first, or cut off a plane."
         )
 

@@ -106,7 +106,8 @@ def page(found: dict[str, dict]) -> str:
     text += f"\nOn a GPU: {', '.join(gpus) if gpus else 'not measured'}.\n"
     for name, record in found.items():
         of = ENDINGS.get(name.rpartition("_")[2], "")
-        text += f"\n## {record['question'][0].upper()}{record['question'][1:]}{of}\n\n{_circumstances(name, record)}\n"
+        asked, mark, _ = (record["question"][0].upper() + record["question"][1:]).partition("?")
+        text += f"\n## {asked}{of}{mark}\n\n{_circumstances(name, record)}\n"
         for key, value in record.items():
             if key not in CIRCUMSTANCES and key not in RAW and value != {}:
                 text += _part(key, value, record)

@@ -204,8 +204,8 @@ def test_beside_fans_the_page_says_what_the_record_has():
         assert counts[0] == counts[2] and max(abs(a - b) for a, b in zip(*counts[:2], strict=True)) <= 1
         assert record["largest_difference_of_strain"][f"float64, {size}"] < 1e-12
         assert record["largest_difference_of_strain"][f"float32, {size}"] < 1e-5
-        assert record["ratio"][f"rlnlib, float32, {size} / FANS, {size}"]["least"] > 3
-        assert record["ratio"][f"rlnlib, float64, {size} / FANS, {size}"]["median"] > 1.8
+        assert 3.5 < record["ratio"][f"rlnlib, float32, {size} / FANS, {size}"]["median"] < 6
+        assert 1.8 < record["ratio"][f"rlnlib, float64, {size} / FANS, {size}"]["median"] < 3.1
     spent = {side: statistics.median(turns) for side, turns in record["processor_seconds_of_a_process"].items()}
     assert 2 * spent["FANS"] < spent["rlnlib, float32"]
     single, double = (
