@@ -100,15 +100,15 @@ def main():
                     started = time.process_time()
                     solved[precision] = rlnlib.solve_strain(cells, options.contrast, rtol=options.rtol, dtype=dtype)
                     spent[f"rlnlib, {precision}, {size}"] = time.process_time() - started
-                theirs = [fans_solve(cell, options, folder) for cell in cells]
-                spent[f"FANS, {size}"] = sum(found[0] for found in theirs)
+                theirs, _, _, solutions = zip(*(fans_solve(cell, options, folder) for cell in cells), strict=True)
+                spent[f"FANS, {size}"] = sum(theirs)
                 if repeat:
                     for side, value in spent.items():
                         seconds.setdefault(side, []).append(value)
-                        counts[side] = number
                     print({side: round(value, 2) for side, value in spent.items()}, flush=True)
-            iterations[f"FANS, {size}"] = [int(found[3].iterations) for found in theirs]
-            strain = torch.cat([found[3].strain for found in theirs])
+            counts |= dict.fromkeys(spent, number)
+            iterations[f"FANS, {size}"] = [int(solution.iterations) for solution in solutions]
+            strain = torch.cat([solution.strain for solution in solutions])
             for precision, solution in solved.items():
                 iterations[f"rlnlib, {precision}, {size}"] = solution.iterations.tolist()
                 apart = (solution.strain - strain).abs().max()

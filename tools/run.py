@@ -99,7 +99,7 @@ def run(profile: str, out: Path | None = None) -> Path:
     wanted = [(path, profile_values(path, profile)) for path in notebooks()]
     stale = [(p, v) for p, v in wanted if read_stamp(out / p.name).get("key") != key(p, v)]
     print(f"{len(wanted)} notebooks, {len(stale)} to run at the {profile} profile.", flush=True)
-    if stale:
+    if len(stale) > 1:
         compile_loops()
     jobs = [(path, values, out) for path, values in reversed(stale)]  # from the last, as the first ones are short
     if errors := [error for error in run_each(jobs, profile) if error]:
