@@ -1,10 +1,12 @@
 """K u = f by preconditioned conjugate gradients, cell by cell in a batch."""
 
+from collections.abc import Callable
+
 import torch
 
-from rlnlib import fast
+from rlnlib import fast, solvers
 from rlnlib.equilibrium import VoxelProblem
-from rlnlib.solvers import Statistics, StoppingRule, Watch, inner, norm, over_cells
+from rlnlib.solvers import Statistics, StoppingRule, Watch, norm, over_cells
 
 #: Fall of the residual after which it is recomputed. In float32 the carried residual is wrong by some 1e-6 of the
 #: last recomputed one (measured at contrast 50), so 1e-4 leaves two digits to spare.
@@ -41,14 +43,15 @@ def conjugate_gradient(
     Returns:
         u like f, and the statistics.
     """
-    rhs_norm = norm(problem.rhs)
+    inner, advance, turn = _updates(problem.rhs.device)
+    rhs_norm = inner(problem.rhs, problem.rhs).sqrt()
     threshold = stopping.threshold(rhs_norm)
     if start is None:
         solution, first, true_norm = torch.zeros_like(problem.rhs), problem.rhs, rhs_norm.clone()
     else:
         solution = start.to(problem.rhs).clone()
         first = problem.rhs - problem.apply(solution)
-        true_norm = norm(first)
+        true_norm = inner(first, first).sqrt()
     iterations = torch.zeros(len(rhs_norm), dtype=torch.int64, device=rhs_norm.device)
     # By iteration and cell; no tensors, which would stay between large fields and break up their memory.
     sizes = [dict(enumerate(true_norm.tolist()))]
@@ -59,11 +62,11 @@ def conjugate_gradient(
         del first
         u = torch.zeros_like(residual)
         direction = work.precondition(residual).clone()  # a copy: for K_0 = 1 it would be the residual itself
-        rz = _inner(residual, direction)  # (A,)
+        rz = inner(residual, direction)  # (A,)
         level, numbers = torch.maximum(threshold, REPLACE_AT * true_norm)[active], active.tolist()
     while len(active):
         image = work.apply(direction)
-        size = _advance(u, residual, rz / _inner(direction, image), direction, image).to(rhs_norm)
+        size = advance(u, residual, rz / inner(direction, image), direction, image).to(rhs_norm)
         step = len(sizes)
         sizes.append(dict(zip(numbers, size.tolist(), strict=True)))
         if watch:
@@ -78,7 +81,7 @@ def conjugate_gradient(
             found = (u if len(part.rhs) == len(u) else u[due]).nan_to_num_(0, 0, 0)
             _add(solution, cells, found)  # (2.)
             exact = part.apply(solution if len(cells) == len(solution) else solution[cells]).neg_().add_(part.rhs)
-            exact_norm = norm(exact)
+            exact_norm = inner(exact, exact).sqrt()
             better = exact_norm < true_norm[cells]
             stalled = ~(exact_norm < 0.5 * true_norm[cells])  # (4.)
             if not bool(better.all()):
@@ -98,8 +101,8 @@ def conjugate_gradient(
                     break
             level, numbers = torch.maximum(threshold, REPLACE_AT * true_norm)[active], active.tolist()
         z = work.precondition(residual)
-        rz_new = _inner(residual, z)
-        _turn(direction, rz_new / rz, z)
+        rz_new = inner(residual, z)
+        turn(direction, rz_new / rz, z)
         rz = rz_new
         del z
     scale = torch.where(rhs_norm > 0, rhs_norm, 1)
@@ -108,9 +111,11 @@ def conjugate_gradient(
     return solution, Statistics(true_norm <= threshold, iterations, residuals, true_norm / scale)
 
 
-def _inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Scalar product of each cell's fields, contiguous. Shape: (B, ...) twice -> (B,)."""
-    return fast.loops.inner(a, b) if fast.use(a.device) else inner(a, b)
+def _updates(device: torch.device) -> tuple[Callable, Callable, Callable]:
+    """The scalar product by cell, and the two updates of a step: fast ones, or their plain twins."""
+    if fast.use(device):
+        return fast.loops.inner, fast.loops.advance, fast.loops.turn
+    return solvers.inner, _advance, _turn
 
 
 def _advance(u, residual, step, direction, image) -> torch.Tensor:
@@ -119,22 +124,17 @@ def _advance(u, residual, step, direction, image) -> torch.Tensor:
     Returns:
         The norm of the residual, (B,).
     """
-    if fast.use(u.device):
-        return fast.loops.advance(u, residual, step, direction, image)
     u.addcmul_(over_cells(step, u), direction)
     residual.addcmul_(over_cells(step, u), image, value=-1)
     return norm(residual)
+
+
+def _turn(direction, factor, z) -> None:
+    """direction = factor direction + z, in place. Shape: factor (B,)."""
+    direction.mul_(over_cells(factor, z)).add_(z)
 
 
 def _add(solution, cells, found) -> None:
     """Add to some cells of the solution, component by component: a sum of two precisions takes room for a copy."""
     for i in range(solution.shape[1]):
         solution[:, i].index_add_(0, cells, found[:, i].to(solution))
-
-
-def _turn(direction, factor, z) -> None:
-    """direction = factor direction + z, in place. Shape: factor (B,)."""
-    if fast.use(z.device):
-        fast.loops.turn(direction, factor, z)
-    else:
-        direction.mul_(over_cells(factor, z)).add_(z)

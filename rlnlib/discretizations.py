@@ -188,9 +188,12 @@ class Element(Discretization):
         for (c, first), (d, second) in itertools.product(enumerate(CORNERS), repeat=2):
             x, y, z = (1 + after - before for before, after in zip(first, second, strict=True))
             stencil[:, :, x, y, z] += blocks[:, c, :, d]
-        steps = torch.arange(-1, 2, dtype=torch.float64)[:, None]
-        turns = [torch.exp(1j * h * steps * axis.ravel()) for axis, h in zip(frequencies, self.spacing, strict=True)]
-        return torch.einsum("ijabc,ax,by,cz->ijxyz", stencil, *turns).real
+        # In 1, cos and sin of the angle along each axis: exp(i k a), k = -1, 0, 1, are their columns here.
+        waves = torch.tensor([[0, 1, 0], [1, 0, 1], [-1j, 0, 1j]], dtype=torch.complex128)
+        stencil = torch.einsum("ijabc,pa,qb,rc->ijpqr", stencil, waves, waves, waves).real
+        angles = [h * axis.ravel() for axis, h in zip(frequencies, self.spacing, strict=True)]
+        turns = [torch.stack([torch.ones_like(a), a.cos(), a.sin()]) for a in angles]
+        return torch.einsum("ijpqr,px,qy,rz->ijxyz", stencil, *turns)
 
     def mean_gradient(self, displacement):
         if fast.use(displacement.device) and self._has_trilinear_mean:

@@ -62,11 +62,7 @@ def nodal_forces(u: torch.Tensor, moduli: torch.Tensor, blocks: np.ndarray) -> t
 
     Shape: u (B, 3, N1, N2, N3), moduli (B, P, N1, N2, N3), both contiguous; blocks (P, 8, 3, 3) -> like u.
     """
-    out = memory.empty_like(u)
-    *fields, forces = (field.view(*field.shape[:3], -1).numpy() for field in (u, moduli, out))
-    blocks = blocks.astype(forces.dtype)
-    cores.split(lambda *planes: _nodal_forces(*fields, forces, blocks, u.shape[4], *planes), u.shape[2], moduli.numel())
-    return out
+    return _by_planes(u, moduli, blocks, moduli.numel())
 
 
 def nodal_forces_by_label(u: torch.Tensor, labels: torch.Tensor, matrices: np.ndarray) -> torch.Tensor:
@@ -74,18 +70,23 @@ def nodal_forces_by_label(u: torch.Tensor, labels: torch.Tensor, matrices: np.nd
 
     Shape: u (B, 3, N1, N2, N3), labels (B, N1, N2, N3), both contiguous; matrices (P, 24, 24) -> like u.
     """
+    return _by_planes(u, labels[:, None], matrices, 4 * labels.numel())  # of a voxel, four times as much work
+
+
+def _by_planes(u, materials, matrices, work: int) -> torch.Tensor:
+    """K u, planes shared out to the cores."""
     out = memory.empty_like(u)
-    nodes, forces = (field.view(*field.shape[:3], -1).numpy() for field in (u, out))
-    voxels = labels.view(len(labels), 1, labels.shape[1], -1).numpy()
-    tables = matrices.astype(forces.dtype)
-    work = 4 * labels.numel()  # as much as that of isotropic voxels, times this
-    cores.split(lambda *planes: _nodal_forces(nodes, voxels, forces, tables, u.shape[4], *planes), u.shape[2], work)
+    fields = u.numpy(), materials.numpy(), out.numpy()
+    tables = matrices.astype(fields[0].dtype)
+    cores.split(lambda *planes: _nodal_forces(*fields, tables, *planes), u.shape[2], work)
     return out
 
 
 @compiled
-def _nodal_forces(u, moduli, out, blocks, n3, start, stop):
-    n1, n = u.shape[2:]
+def _nodal_forces(u, moduli, out, blocks, start, stop):
+    n1, n, n3 = u.shape[2], u.shape[3] * u.shape[4], u.shape[4]
+    u, out = u.reshape(len(u), 3, n1, n), out.reshape(len(u), 3, n1, n)
+    moduli = moduli.reshape(*moduli.shape[:3], n)
     kind, strips = u.dtype, (n + _STRIP - 1) // _STRIP
     rows = np.empty((2, n + n3), kind)  # mode along z; the first row of the plane once more at its end
     here, there = np.empty((strips, 12 * _STRIP), kind), np.empty((strips, 12 * _STRIP), kind)

@@ -30,13 +30,14 @@ def times_by_frequency(matrices: torch.Tensor, spectrum: torch.Tensor) -> torch.
         Like ``spectrum``.
     """
     out = memory.empty_like(spectrum)
-    m, v, w = matrices.view(6, -1).numpy(), *(field.view(len(field), 3, -1).numpy() for field in (spectrum, out))
-    (_times_by_frequency if v.shape[2] == m.shape[1] else _times_pairs_by_frequency)(m, v, w)
+    m, v, w = matrices.numpy(), spectrum.numpy(), out.numpy()
+    (_times_by_frequency if v.shape[-1] == m.shape[-1] else _times_pairs_by_frequency)(m, v, w)
     return out
 
 
 @compiled
 def _times_by_frequency(m, v, out):
+    m, v, out = m.reshape(6, -1), v.reshape(len(v), 3, -1), out.reshape(len(v), 3, -1)
     for cell in range(len(v)):
         for first in range(0, m.shape[1], _STRIP):
             last = min(first + _STRIP, m.shape[1])
@@ -50,6 +51,7 @@ def _times_by_frequency(m, v, out):
 
 @compiled
 def _times_pairs_by_frequency(m, v, out):
+    m, v, out = m.reshape(6, -1), v.reshape(len(v), 3, -1), out.reshape(len(v), 3, -1)
     for cell in range(len(v)):
         for first in range(0, m.shape[1], _STRIP):
             last = min(first + _STRIP, m.shape[1])
@@ -65,48 +67,49 @@ def _times_pairs_by_frequency(m, v, out):
 
 def inner(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Scalar product of each cell's fields, summed in float64. Shape: (B, ...) twice -> (B,), the fields' dtype."""
-    sums = np.empty(len(a))
-    _inner(a.view(len(a), -1).numpy(), b.view(len(b), -1).numpy(), sums)
-    return torch.from_numpy(sums).to(a.dtype)
+    x = a.numpy()
+    return torch.from_numpy(_inner(x, b.numpy()).astype(x.dtype))
 
 
 @compiled_sum
-def _inner(a, b, sums):
+def _inner(a, b):
+    sums = np.zeros(len(a))
     for cell in range(len(a)):
-        x, y, total = a[cell], b[cell], 0.0
+        x, y, total = a[cell].reshape(-1), b[cell].reshape(-1), 0.0
         for k in range(x.size):
             total += x[k] * y[k]
         sums[cell] = total
+    return sums
 
 
 def advance(u, residual, step, direction, image) -> torch.Tensor:
     """u += step direction, residual -= step image, in place; returns the residual's norm. Shape: step (B,) -> (B,)."""
-    sums = np.empty(len(u))
-    fields = (field.view(len(u), -1).numpy() for field in (u, residual, direction, image))
-    _advance(*fields, step.numpy(), sums)
-    return torch.from_numpy(np.sqrt(sums))
+    return torch.from_numpy(_advance(u.numpy(), residual.numpy(), direction.numpy(), image.numpy(), step.numpy()))
 
 
 @compiled_sum
-def _advance(u, residual, direction, image, step, sums):
+def _advance(u, residual, direction, image, step):
+    norms = np.zeros(len(u))
     for cell in range(len(u)):
-        x, r, p, q, s, total = u[cell], residual[cell], direction[cell], image[cell], step[cell], 0.0
+        x, r, s, total = u[cell].reshape(-1), residual[cell].reshape(-1), step[cell], 0.0
+        p, q = direction[cell].reshape(-1), image[cell].reshape(-1)
         for k in range(x.size):
             x[k] += s * p[k]
         for k in range(x.size):
             r[k] -= s * q[k]
             total += r[k] * r[k]
-        sums[cell] = total
+        norms[cell] = np.sqrt(total)
+    return norms
 
 
 def turn(direction, factor, z) -> None:
     """direction = factor direction + z, in place. Shape: factor (B,), fields (B, ...), contiguous."""
-    _turn(direction.view(len(z), -1).numpy(), factor.numpy(), z.view(len(z), -1).numpy())
+    _turn(direction.numpy(), factor.numpy(), z.numpy())
 
 
 @compiled_exact
 def _turn(direction, factor, z):
     for cell in range(len(z)):
-        p, s, q = direction[cell], factor[cell], z[cell]
+        p, s, q = direction[cell].reshape(-1), factor[cell], z[cell].reshape(-1)
         for k in range(p.size):
             p[k] = s * p[k] + q[k]

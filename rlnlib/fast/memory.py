@@ -13,7 +13,6 @@ import weakref
 from collections import defaultdict
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 
 _here = threading.local()
@@ -43,7 +42,7 @@ def empty(shape, dtype: torch.dtype) -> torch.Tensor:
         if slot[1]() is None:
             break
     else:
-        slot = [np.empty(size, np.uint8), None]
+        slot = [torch.empty(size, dtype=torch.uint8).numpy(), None]
         blocks[size].append(slot)
     view = slot[0][:]  # dies with the last tensor that refers to it, and the block does not
     slot[1] = weakref.ref(view)

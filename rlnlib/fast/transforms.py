@@ -63,7 +63,9 @@ class Hartley:
     def _transform(self, field, order):
         if field.dtype not in self.axes:
             kind = field.numpy().dtype
-            self.axes[field.dtype] = [(matrices.astype(kind), places) for matrices, places in self.axes[torch.float64]]
+            self.axes[field.dtype] = [
+                (matrices.astype(kind), *places) for matrices, *places in self.axes[torch.float64]
+            ]
         axes = [self.axes[field.dtype][axis] for axis in order]
         out = memory.empty((*field.shape[:3], *field.shape[:2:-1]), field.dtype)
         source, target = (part.view(-1).numpy() for part in (field.contiguous(), out))
@@ -83,23 +85,24 @@ def _axis(n: int) -> tuple[np.ndarray, ...]:
     """Write a transform of n values as sums and differences, products with small matrices, sums and differences.
 
     x_i + x_(n-i) have the cosines alone, x_i - x_(n-i) the sines: half the products. For an even n the mirror image
-    n/2 - i parts even frequencies from odd ones: a quarter. Frequencies k and n - k are the sum and the difference of
-    the products with cosines and with sines.
+    n/2 - i parts even frequencies from odd ones: a quarter. The even ones are those of n/2 values, and are parted
+    again. Frequencies k and n - k are the sum and the difference of the products with cosines and with sines.
 
     Returns:
         For every four frequencies k, one after the other, the matrices of cosines and of sines, side by side. Of each,
         the first value with cosines, the first one with sines, how many; where its matrix begins; the places k, n - k.
+        Last, :func:`_mirrors`.
     """
-    half, quarter = n // 2, (n // 2 + 1) // 2
+    half, step = n // 2, 1
     folds = [(i, n - i) for i in range(1, n - half)]  # see :func:`_fold`
-    classes = [(range(half + 1), 0, half + 1, half + 1)]  # frequencies, values with cosines, first one with sines
-    if n % 2 == 0:
-        folds += [(i, half - i) for i in range(quarter)] + [(n - i, half + i) for i in range(1, quarter)]
-        middle = half // 2 + 1
-        classes = [
-            (range(0, half + 1, 2), 0, middle, half + 1),
-            (range(1, half + 1, 2), middle, half + 1, half + quarter),
-        ]
+    classes = []  # frequencies, values with cosines, first one with sines
+    stop = half + 1
+    for h in _mirrors(n):
+        middle = (h + 1) // 2
+        folds += [(i, h - i) for i in range(middle)] + [(half + h - i, half + i) for i in range(1, middle)]
+        classes.append((range(step, half + 1, 2 * step), h // 2 + 1, h + 1, half + middle))
+        stop, step = h // 2 + 1, 2 * step
+    classes.append((range(0, half + 1, step), 0, stop, half + 1))
     fold = np.eye(n)
     for p, q in folds:
         fold[[p, q]] = fold[p] + fold[q], fold[p] - fold[q]
@@ -116,7 +119,15 @@ def _axis(n: int) -> tuple[np.ndarray, ...]:
             matrix = np.concatenate([cosines[k, first:stop], sines[k, other : other + count]]).T
             places.append([first, other, count, sum(m.size for m in matrices), *k, *-k % n])
             matrices.append(np.where(abs(matrix) > 1e-12, matrix, 0).ravel())  # what is less is rounding
-    return np.concatenate(matrices), np.array(places)
+    return np.concatenate(matrices), np.array(places), np.array(_mirrors(n), int)
+
+
+def _mirrors(n: int) -> list[int]:
+    """The h whose values i and h - i are folded: n / 2, and as often half of that as it is even and large enough."""
+    found = [n // 2] if n % 2 == 0 else []
+    while found and found[-1] % 2 == 0 and found[-1] > 12:
+        found.append(found[-1] // 2)
+    return found
 
 
 @compiled
@@ -124,8 +135,8 @@ def _hartley(field, out, shape, along_x, along_y, along_z, order, start, stop):
     """Transform some vector components. Shape: (3 B, N1, N2, N3) -> (3 B, N1, N3, N2), both flat."""
     n1, n2, n3 = shape
     row_y, row_z = (n2 // LANES + 2) * LANES, (n3 // LANES + 2) * LANES
-    a = np.zeros(max(n1, n2, n3) * _STRIDE, field.dtype)
-    b, c = np.empty(row_y * row_z, field.dtype), np.empty(row_y * row_z, field.dtype)
+    a = _aligned(max(n1, n2, n3) * _STRIDE, field)
+    b, c = _aligned(row_y * row_z, field), _aligned(row_y * row_z, field)
     for f in range(start, stop):
         first = f * n1 * n2 * n3
         _transform(field, first, n2 * n3, out, first, n2 * n3, n2 * n3, n1, along_x, f % 3 == order[0], a)
@@ -136,6 +147,14 @@ def _hartley(field, out, shape, along_x, along_y, along_z, order, start, stop):
                 for k in range(0, n3, LANES):
                     transpose(b, i * row_z + k, row_z, c, k * row_y + i, row_y)
             _transform(c, 0, row_y, out, plane, n2, n2, n3, along_z, f % 3 == order[2], a)
+
+
+@compiled
+def _aligned(size, like):
+    """Zeros from where a line of the cache begins: no vector of a row lies in two of them."""
+    found = np.zeros(size + 64, like.dtype)
+    first = (-found.ctypes.data % 64) // found.itemsize
+    return found[first : first + size]
 
 
 @compiled
@@ -152,7 +171,7 @@ def _transform(source, start, row, target, to, to_row, width, n, axis, mirrored,
     narrow = to_row < LANES
     there, place, step = (a, LANES, _STRIDE) if narrow else (target, to, to_row)
     for first in range(0, wide, _STRIP * LANES):
-        _fold(source, start, row, first, wide, n, a)
+        _fold(source, start, row, first, wide, n, axis, a)
         _multiply(a, there, place, step, first, wide, axis, mirrored)
     if narrow:
         _copy(a, LANES, _STRIDE, target, to, to_row, width, n)
@@ -182,10 +201,10 @@ def _strip(first, width):
     return min(_STRIP, (width - first + LANES - 1) // LANES)
 
 
-@compiled
-def _fold(source, start, row, first, width, n, a):
-    """Sums and differences of the values i and n - i of a strip; for an even n those of i and n / 2 - i in turn."""
-    half, quarter, strip = n // 2, (n // 2 + 1) // 2, _strip(first, width)
+@inlined
+def _fold(source, start, row, first, width, n, axis, a):
+    """Sums and differences of the values i and n - i of a strip; then those of i and h - i among what they left."""
+    half, strip = n // 2, _strip(first, width)
     for v in range(strip):
         place, p = start + _column(first, v, width), v * LANES
         store(a, p, load(source, place))
@@ -197,14 +216,14 @@ def _fold(source, start, row, first, width, n, a):
             x, y = load(source, place + i * row), load(source, place + (n - i) * row)
             store(a, p + i * _STRIDE, x + y)
             store(a, p + (n - i) * _STRIDE, x - y)
-    if n % 2 == 0:
-        for i in range(quarter):
-            _mirror(a, i * _STRIDE, (half - i) * _STRIDE, strip)
-        for i in range(1, quarter):
-            _mirror(a, (n - i) * _STRIDE, (half + i) * _STRIDE, strip)
+    for h in axis[2]:
+        for i in range((h + 1) // 2):
+            _mirror(a, i * _STRIDE, (h - i) * _STRIDE, strip)
+        for i in range(1, (h + 1) // 2):
+            _mirror(a, (half + h - i) * _STRIDE, (half + i) * _STRIDE, strip)
 
 
-@compiled
+@inlined
 def _mirror(a, p, q, strip):
     for v in range(strip):
         x, y = load(a, p + v * LANES), load(a, q + v * LANES)
@@ -212,10 +231,10 @@ def _mirror(a, p, q, strip):
         store(a, q + v * LANES, x - y)
 
 
-@compiled
+@inlined
 def _multiply(a, target, to, to_row, first, width, axis, mirrored):
     """Products with cosines and with sines; their sums and differences are the transform, mirrored or not."""
-    (matrix, places), strip = axis, _strip(first, width)
+    (matrix, places, _), strip = axis, _strip(first, width)
     for i in range(len(places)):
         count, m = places[i, 2], places[i, 3]
         for v in range(0, strip, 2):

@@ -36,8 +36,14 @@ def test_a_block_is_used_again_once_nothing_refers_to_it():
 
 
 def test_only_the_precision_of_the_loop_is_kept_and_only_within_it(monkeypatch):
-    made = []
-    monkeypatch.setattr(memory.np, "empty", lambda *a: made.append(a) or memory.np.zeros(*a))
+    made, empty = [], torch.empty
+
+    def counted(*shape, dtype):
+        if dtype == torch.uint8:  # a block that is kept
+            made.append(shape)
+        return empty(*shape, dtype=dtype)
+
+    monkeypatch.setattr(memory.torch, "empty", counted)
     with memory.reused(torch.float32):
         assert memory.empty((3,), torch.float64).dtype == torch.float64 and not made
         assert memory.empty((3,), torch.complex64).dtype == torch.complex64 and len(made) == 1

@@ -11,7 +11,7 @@ import torch
 from rlnlib.fast import cores, transforms
 
 # Odd, even, divisible by four and prime; shorter than a vector, as long, longer; more rows than are worked on together.
-SHAPES = [(n, n, n) for n in (6, 7, 8, 12, 16, 17, 31, 32, 33, 62, 64)]
+SHAPES = [(n, n, n) for n in (6, 7, 8, 12, 16, 17, 31, 32, 33, 48, 62, 64)]
 SHAPES += [(2, 64, 64), (64, 2, 64), (64, 64, 2), (2, 3, 4), (7, 2, 9), (31, 10, 12), (4, 20, 33), (3, 128, 17)]
 
 
