@@ -141,14 +141,15 @@ def run(folder, ranks: int = 1, program: str = "FANS") -> Path:
             f"ranks={ranks} is too many: FANS gives each process {PLANES} or more planes of voxels along x, of which "
             f"the cell has {planes}."
         )
-    for name in (program, "mpirun")[: 1 + (ranks > 1)]:
-        if shutil.which(name) is None:
+    found = [shutil.which(program), shutil.which("mpirun") if ranks > 1 else ""]
+    for name, path in zip((program, "mpirun"), found, strict=True):
+        if path is None:
             raise FileNotFoundError(
                 f"The program {name} is not found: `conda install -c conda-forge fans` brings FANS and MPI; or copy "
                 f"{folder} to where it is, and run `mpirun -n N FANS {CASE} {RESULT}` there."
             )
     with writing(folder / RESULT), replacing((folder / RESULT).resolve()) as partial:
-        command = ["mpirun", "-n", str(ranks)] * (ranks > 1) + [str(Path(shutil.which(program) or "").resolve())]
+        command = ["mpirun", "-n", str(ranks)] * (ranks > 1) + [str(Path(found[0] or "").resolve())]
         done = subprocess.run(
             [*command, CASE, partial.name],
             cwd=folder,

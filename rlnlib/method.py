@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,14 +12,14 @@ from tqdm.auto import tqdm
 
 from rlnlib import _checks, elasticity, fast, green, solvers
 from rlnlib.problem import CellProblem
-from rlnlib.solution import Solution, concatenate, in_units, in_users_units, refuse_fields_beyond, warn_of_failures
+from rlnlib.solution import Solution, in_units, in_users_units, join, refuse_fields_beyond, warn_of_failures
 from rlnlib.solvers import Statistics, StoppingRule
 
 #: Largest ratio of moduli for which mixed precision works in float32; at 1e5 its rounding stalls the recurrences.
 _FLOAT32_CONTRAST = 1e3
 
-#: Bytes a voxel without which no solution is made: its fields in float32, twice while the chunks are joined.
-LEAST_BYTES = 120
+#: Numbers of a voxel without which there is no solution: strain, stress and displacement.
+_NUMBERS = 6 + 6 + 3
 #: Voxels of the cells and loads that :func:`effective_columns` gives to one solve.
 _TOGETHER = 2**20
 #: The tolerance that each precision reaches at every usual contrast.
@@ -171,7 +171,8 @@ def in_chunks(cell: CellProblem, method: Method, solve: Callable[..., Solution])
     refuse_fields_beyond(cell, method.kept_dtype)
     device = cell.labels.device
     if device.type == "cpu":  # before the fields are made, as the system ends a process that asks for too much
-        _checks.memory(f"A solution of {len(cell)} x {cell.shape} voxels", LEAST_BYTES * cell.labels.numel())
+        least = _NUMBERS * method.kept_dtype.itemsize * cell.labels.numel()
+        _checks.memory(f"A solution of {len(cell)} x {cell.shape} voxels", least)
     scaled, units = in_units(cell)
     chunk, workers = fast.cores.chunking(math.prod(cell.shape), device)
     threads = fast.cores.idle(torch.get_num_threads())
@@ -191,8 +192,12 @@ def in_chunks(cell: CellProblem, method: Method, solve: Callable[..., Solution])
     def show(iteration: int, residual: float) -> None:
         bar.set_postfix_str(f"iteration {iteration}, residual {residual:.0e}")
 
+    def done() -> Iterator[Solution]:
+        for part in fast.cores.map_on_cores(solve_from, range(0, len(cell), chunk), workers):
+            bar.update(len(part.converged))
+            yield part
+
     watch = show if method.progress else None
-    parts = []
     with (
         tqdm(total=len(cell), unit="cell", disable=not method.progress) as bar,
         fast.cores.one_thread_of_torch(device, threads),
@@ -201,10 +206,7 @@ def in_chunks(cell: CellProblem, method: Method, solve: Callable[..., Solution])
             cell.shape, method.discretization, *medium, dtype=work_dtype, device=device, spacing=scaled.spacing
         )
         chunk = min(chunk, math.ceil(len(cell) / workers))  # few cells keep all workers busy, too
-        for part in fast.cores.map_on_cores(solve_from, range(0, len(cell), chunk), workers):
-            parts.append(part)
-            bar.update(len(part.converged))
-    return in_users_units(concatenate(parts), units)
+        return in_users_units(join(done(), len(cell)), units)
 
 
 def effective_columns(

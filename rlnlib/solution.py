@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -68,17 +69,26 @@ class Solution:
         return replace(self, **{n: getattr(self, n).to(dtype) for n in names if getattr(self, n) is not None})
 
 
-def concatenate(parts: list[Solution]) -> Solution:
-    """Join the solutions of consecutive parts of a batch."""
-    if len(parts) == 1:
-        return parts[0]
-    length = max(part.residuals.shape[1] for part in parts)
-    names = [name for name in Solution.__dataclass_fields__ if getattr(parts[0], name) is not None]
-    fields = {name: [getattr(part, name) for part in parts] for name in names}
-    fields["residuals"] = [
-        torch.nn.functional.pad(r, (0, length - r.shape[1]), value=torch.nan) for r in fields["residuals"]
-    ]
-    return Solution(**{name: torch.cat(values) for name, values in fields.items()})
+def join(parts: Iterable[Solution], cells: int) -> Solution:
+    """Join the solutions of consecutive parts of a batch as they come, so that no field is in memory twice."""
+    fields: dict[str, torch.Tensor] = {}
+    residuals: list[torch.Tensor] = []
+    first = 0
+    for part in parts:
+        last = first + len(part.converged)
+        if (first, last) == (0, cells):
+            return part
+        for name in Solution.__dataclass_fields__:
+            value = getattr(part, name)
+            if value is not None and name != "residuals":  # whose length differs
+                fields.setdefault(name, value.new_empty(cells, *value.shape[1:]))[first:last] = value
+        residuals.append(part.residuals)
+        first = last
+    length = max(part.shape[1] for part in residuals)
+    fields["residuals"] = torch.cat(
+        [torch.nn.functional.pad(part, (0, length - part.shape[1]), value=torch.nan) for part in residuals]
+    )
+    return Solution(**fields)
 
 
 def warn_of_failures(solution: Solution | Statistics, stopping) -> None:

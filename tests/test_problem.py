@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from rlnlib import discretizations, engineering, problem, solvers
 from rlnlib.conjugate_gradient import conjugate_gradient
 from rlnlib.discretizations import DISCRETIZATIONS
 from rlnlib.green import GreenOperator
+from rlnlib.solution import Solution, join
 from rlnlib.voxel_fe import VoxelProblem
 
 NAN = math.nan
@@ -255,3 +257,33 @@ def test_pores_of_a_millionth_of_the_solid_converge_to_an_answer_that_does_not_d
     assert (answers[0] - answers[1]).abs().max() < 1e-4
     with pytest.raises(ValueError, match="pore"):
         rlnlib.solve_strain(solid, phases=[(0.0, 0.3), (1.0, 0.3)])
+
+
+def test_parts_of_a_batch_are_joined_as_they_come():
+    kept = []
+
+    def part(cells, steps):
+        fields = {
+            n: torch.full((cells, k, 2, 3, 4), steps) for n, k in (("strain", 6), ("stress", 6), ("displacement", 3))
+        }
+        known = torch.full((cells,), steps)
+        solution = Solution(
+            **fields, effective_stress=torch.full((cells, 6), steps), converged=known > 1, iterations=known.long(),
+            residuals=known[:, None].repeat(1, int(steps)), residual=known,
+        )  # fmt: skip
+        kept.append(weakref.ref(solution.strain))
+        return solution
+
+    def parts():
+        yield part(2, 3.0)
+        yield part(1, 5.0)
+        assert kept[0]() is None  # it is in the joined fields alone
+        yield part(2, 1.0)
+
+    joined = join(parts(), 5)
+    assert joined.strain[:, 0, 0, 0, 0].tolist() == joined.displacement[:, 2, 1, 2, 3].tolist() == [3, 3, 5, 1, 1]
+    assert joined.converged.tolist() == [True, True, True, False, False] and joined.iterations.dtype == torch.int64
+    assert joined.residuals.shape == (5, 5) and joined.residuals.isnan().sum(1).tolist() == [2, 2, 0, 4, 4]
+    assert joined.energy_bounds is None and joined.stress_at_points is None
+    alone = part(2, 2.0)
+    assert join([alone], 2) is alone

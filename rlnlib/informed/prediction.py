@@ -16,7 +16,7 @@ from rlnlib.informed import certificate
 from rlnlib.informed.network import Cells, InformedRLN
 from rlnlib.method import first_strain, kept_operator, split_load, strain_of_mixed_load
 from rlnlib.problem import CellProblem, cell_problem
-from rlnlib.solution import Solution, concatenate, warn_of_failures
+from rlnlib.solution import Solution, join, warn_of_failures
 from rlnlib.solvers import StoppingRule
 from rlnlib.voxel_fe import VoxelProblem
 
@@ -132,7 +132,7 @@ def predict(
 
     def under(strain: torch.Tensor) -> Solution:
         of_strain = functools.partial(answer, problem.under(strain))
-        return concatenate(list(fast.cores.map_on_cores(of_strain, range(0, len(problem), together), workers)))
+        return join(fast.cores.map_on_cores(of_strain, range(0, len(problem), together), workers), len(problem))
 
     def mean_stress(strain: torch.Tensor) -> torch.Tensor:
         return under(strain).effective_stress
