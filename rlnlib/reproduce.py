@@ -322,7 +322,8 @@ def main(arguments: list[str] | None = None) -> int:
             out.mkdir(parents=True, exist_ok=True)
         results = reproduce(PROFILES[options.profile], out, options.device, options.max_minutes, progress=True)
         left = results.pop("left", None)
-        if _checks.from_environment("RANK", 0, least=0) == 0:
+        speaks = _checks.from_environment("RANK", 0, least=0) == 0  # one of several processes
+        if speaks:
             content = {"profile": options.profile, "networks": results, "differences": differences(results)}
             with writing(out):
                 write_atomically(out / "results.json", (json.dumps(content, indent=1) + "\n").encode())
@@ -332,16 +333,14 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; what is done is kept: run the same command again to go on", file=sys.stderr)
         return 130
-    with contextlib.suppress(BrokenPipeError):
-        print(table(results))
+    last = f"Complete: {out / 'results.json'}"
     if left:
         minutes = left["minutes_of_first"]
-        needs = "" if math.isnan(minutes) else f", which still needs about {minutes:.0f} minutes"
-        print(
-            f"Left: {', '.join(left['networks'])}; the first is at {left['doing']}{needs}. Run the same command again."
-        )
-    else:
-        print(f"Complete: {out / 'results.json'}")
+        needs = "" if math.isnan(minutes) else f", which still needs about {minutes:.1f} minutes"
+        last = f"Left: {', '.join(left['networks'])}; the first is at {left['doing']}{needs}. Run the command again."
+    with contextlib.suppress(BrokenPipeError):
+        if speaks:
+            print(f"{table(results)}\n{last}")
     return 0
 
 
