@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 import rlnlib
 from rlnlib import _files, dataset, networks, runs, symmetry, training
+from rlnlib.fast import processes
 from rlnlib.metrics import mase
 from rlnlib.rln import KINDS, RLN
 from rlnlib.runs import train
@@ -434,3 +436,13 @@ def test_bfloat16_is_not_taken_for_fast_where_the_environment_keeps_torch_from_i
     capped = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2"}
     done = subprocess.run([sys.executable, "-c", code], env=capped, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "32-true"
+
+
+def test_a_machine_with_slurm_gives_no_warning_of_its_own(tmp_path, monkeypatch):
+    srun = tmp_path / "srun"
+    srun.write_text("#!/bin/sh\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert processes.start("cpu", "32-true").world_size == 1

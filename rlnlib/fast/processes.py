@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,13 +33,16 @@ def start(device, precision: str) -> Fabric:
     if str(device) != "auto":
         _checks.as_device(device)
     world, here = (_checks.from_environment(name, 1) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    fabric = Fabric(
-        accelerator=str(device).split(":")[0],
-        devices=here,
-        num_nodes=world // here,
-        strategy="ddp" if world > 1 else "auto",
-        precision=precision,  # type: ignore[arg-type]
-    )
+    with warnings.catch_warnings():
+        # Where there is SLURM, Lightning takes one process for a mistake.
+        warnings.filterwarnings("ignore", "The `srun` command is available")
+        fabric = Fabric(
+            accelerator=str(device).split(":")[0],
+            devices=here,
+            num_nodes=world // here,
+            strategy="ddp" if world > 1 else "auto",
+            precision=precision,  # type: ignore[arg-type]
+        )
     fabric.launch()
     return fabric
 
