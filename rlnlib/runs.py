@@ -105,11 +105,22 @@ class _Folder(training.Keeper):
             run.network.load_state_dict(before["weights"])
             run.optimizer.load_state_dict(before["optimizer"])
             run.state.update(before["state"])
+        self._check_processes(run)
         self._write_learning_curve(run)  # a kill may have come between the two files
         self.entered = self.saved = time.monotonic()
         self.before, self.first = run.state["seconds"], run.number
         bar = tqdm(initial=run.number, total=run.total, unit="batch", disable=not self.progress)
         self.bar = self.stack.enter_context(bar)
+
+    def _check_processes(self, run: Run) -> None:
+        """Note how many processes take a batch at each step, and refuse another number: the steps would be others."""
+        here = run.fabric.world_size
+        before = run.state.setdefault("processes", here)
+        if before != here and run.state["epoch"] < run.config.epochs and not run.state["out_of_time"]:
+            raise OSError(
+                f"{self.folder} holds a run of {before} processes, each of which takes a batch at every step, and here "
+                f"are {here}: start as many again, or choose another folder."
+            )
 
     def done(self, run: Run) -> float:
         state, config, number = run.state, run.config, run.number

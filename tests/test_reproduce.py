@@ -171,6 +171,7 @@ def test_two_processes_make_the_steps_of_one_with_twice_the_batch(tmp_path, monk
 
     command = ["--standalone", "--nproc-per-node", "2", str(script), str(tmp_path / "two"), "4"]
     assert ended(begin(torchrun, command, OMP_NUM_THREADS="1"), 200) == 0
+    assert runs.read_checkpoint(tmp_path / "two-mse")["state"]["processes"] == 2
     here("one", 8)
     here("other", 4)
     for loss in ("mse", "rmse"):
