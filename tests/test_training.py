@@ -95,9 +95,9 @@ def test_learning_rate_falls_along_a_cosine(sets, tmp_path):
 
 def test_the_bar_counts_down_to_the_minutes(sets, tmp_path, capsys):
     """What remains is the time that the recipe leaves, not that of epochs which it cuts off; a resumed run too."""
-    config = dataclasses.replace(CONFIG, epochs=100_000, max_minutes=0.05)
+    config = dataclasses.replace(CONFIG, epochs=100_000, max_minutes=0.1)
     with pytest.raises(runs.Unfinished):
-        train(model(), *sets, config, tmp_path, device="cpu", progress=True, slice_minutes=0.025)
+        train(model(), *sets, config, tmp_path, device="cpu", progress=True, slice_minutes=0.02)
     train(model(), *sets, config, tmp_path, device="cpu", progress=True)
     remaining = re.findall(r"<(?:(\d+):)?(\d+):(\d+),", capsys.readouterr().err)
     assert len(remaining) > 10
@@ -367,7 +367,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(
 
 
 def test_time_runs_out_where_it_is_limited(sets, tmp_path):
-    config = dataclasses.replace(CONFIG, epochs=100_000, max_minutes=0.05)
+    config = dataclasses.replace(CONFIG, epochs=100_000, max_minutes=0.1)
     curve = train(model(), *sets, config, tmp_path, device="cpu")
     assert 1 <= len(curve) < 100_000
     assert curve[-1]["learning_rate"] < 0.2 * CONFIG.learning_rate
