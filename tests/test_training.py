@@ -367,7 +367,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(
 
 
 def test_time_runs_out_where_it_is_limited(sets, tmp_path):
-    config = dataclasses.replace(CONFIG, epochs=100_000, max_minutes=0.1)
+    config = dataclasses.replace(CONFIG, epochs=100_000, max_minutes=0.05)
     curve = train(model(), *sets, config, tmp_path, device="cpu")
     assert 1 <= len(curve) < 100_000
     assert curve[-1]["learning_rate"] < 0.2 * CONFIG.learning_rate
