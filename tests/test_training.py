@@ -452,18 +452,17 @@ def test_a_run_goes_on_with_as_many_processes_as_it_began_with(sets, tmp_path):
     def go_on(**options):
         return train(RLN(passes=2), *sets, TrainingConfig(epochs=2, batch_size=4), tmp_path, device="cpu", **options)
 
-    def by(processes):
+    def change_processes(before, after):
         saved = runs.read_checkpoint(tmp_path)
-        assert saved["state"]["processes"] == 1
-        runs.write_checkpoint(tmp_path, {**saved, "state": {**saved["state"], "processes": processes}})
+        assert saved["state"]["processes"] == before
+        runs.write_checkpoint(tmp_path, {**saved, "state": {**saved["state"], "processes": after}})
 
     with pytest.raises(runs.Unfinished):
         go_on(slice_minutes=1e-9)
-    by(2)
+    change_processes(1, 2)
     with pytest.raises(OSError, match=r"holds a run of 2 processes, .* and here are 1: start as many again, or choose"):
         go_on()
-    saved = runs.read_checkpoint(tmp_path)
-    runs.write_checkpoint(tmp_path, {**saved, "state": {**saved["state"], "processes": 1}})
+    change_processes(2, 1)
     curve = go_on()
-    by(2)
+    change_processes(1, 2)
     assert go_on() == curve  # a finished run is only read
